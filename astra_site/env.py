@@ -1,0 +1,123 @@
+"""Read Astra's settings from the environment, typed.
+
+Every setting is declared by the call that reads it, so ``REGISTRY`` is the full list and the reference page can be
+held against it. A secret ``NAME`` may also come from the file that ``NAME_FILE`` names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+TRUE = frozenset({"1", "true", "yes", "on"})
+FALSE = frozenset({"0", "false", "no", "off"})
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as it was declared: its name, kind, default as shown to people, and what it is for."""
+
+    name: str
+    kind: str
+    default: str
+    help: str
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether the value may also come from ``NAME_FILE`` and must never be shown."""
+        return self.kind == "secret"
+
+
+REGISTRY: dict[str, Setting] = {}
+
+
+def _read(setting: Setting, parse: Callable[[str], Value], fallback: Value) -> Value:
+    REGISTRY[setting.name] = setting
+    raw = os.environ.get(setting.name, "").strip()
+    return parse(raw) if raw else fallback
+
+
+def text(name: str, default: str = "", *, help: str) -> str:
+    """Read a string. Blanks around it are dropped; an empty value counts as unset."""
+    return _read(Setting(name, "text", default, help), str, default)
+
+
+def flag(name: str, default: bool = False, *, help: str) -> bool:
+    """Read a yes or no: 1, true, yes, on or 0, false, no, off."""
+
+    def parse(raw: str) -> bool:
+        if raw.lower() in TRUE:
+            return True
+        if raw.lower() in FALSE:
+            return False
+        raise ImproperlyConfigured(f"{name} must be one of 1, true, yes, on, 0, false, no, off, not {raw!r}.")
+
+    return _read(Setting(name, "flag", "1" if default else "0", help), parse, default)
+
+
+def integer(name: str, default: int, *, minimum: int, maximum: int, help: str) -> int:
+    """Read a whole number between ``minimum`` and ``maximum``."""
+
+    def parse(raw: str) -> int:
+        try:
+            value = int(raw)
+        except ValueError:
+            raise ImproperlyConfigured(f"{name} must be a whole number, not {raw!r}.") from None
+        if not minimum <= value <= maximum:
+            raise ImproperlyConfigured(f"{name} must be from {minimum} to {maximum}, not {value}.")
+        return value
+
+    return _read(Setting(name, "number", str(default), help), parse, default)
+
+
+def path(name: str, default: Path, *, shown: str, help: str) -> Path:
+    """Read a path, made absolute against the current folder. ``shown`` is the default as the docs name it."""
+
+    def parse(raw: str) -> Path:
+        return Path(os.path.abspath(os.path.expanduser(raw)))
+
+    return _read(Setting(name, "path", shown, help), parse, default)
+
+
+def items(name: str, default: tuple[str, ...] = (), *, help: str) -> list[str]:
+    """Read a list whose items are set apart by commas or blanks."""
+
+    def parse(raw: str) -> list[str]:
+        return raw.replace(",", " ").split()
+
+    return _read(Setting(name, "list", ", ".join(default), help), parse, list(default))
+
+
+def secret(name: str, *, help: str) -> str:
+    """Read a secret from ``NAME`` or, when that is unset, from the file that ``NAME_FILE`` names; else ``""``."""
+    value = _read(Setting(name, "secret", "", help), str, "")
+    file = os.environ.get(f"{name}_FILE", "").strip()
+    if value or not file:
+        return value
+    try:
+        value = Path(file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise ImproperlyConfigured(f"{name}_FILE names {file!r}, which cannot be read: {reason}.") from None
+    if not value:
+        raise ImproperlyConfigured(f"{name}_FILE names {file!r}, which is empty.")
+    return value
+
+
+def url(name: str, schemes: tuple[str, ...], default: str = "", *, shown: str = "", help: str) -> str:
+    """Read an address whose scheme is one of ``schemes``. It may carry a password, so it is a secret too."""
+    value = secret(name, help=help)
+    REGISTRY[name] = Setting(name, "secret", shown, help)
+    if not value:
+        return default
+    if urlsplit(value).scheme not in schemes:
+        raise ImproperlyConfigured(f"{name} must start with {' or '.join(f'{scheme}://' for scheme in schemes)}.")
+    return value

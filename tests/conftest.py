@@ -1,0 +1,87 @@
+"""One PostgreSQL and one Valkey for the whole run, in a temporary folder; each xdist worker has its own database in both.
+
+No developer's setting, key or data directory reaches a test.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from django.conf import settings as django_settings
+
+from astra_site import embedded
+
+FOLDER = "ASTRA_TEST_FOLDER"
+LEAKS = ("ASTRA_", "OPENAI_", "ANTHROPIC_", "DATABASE_URL", "REDIS_URL")
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+
+
+def _hermetic() -> Path:
+    """Empty the environment of Astra's settings and point it at this worker's databases. Returns the data directory."""
+    if django_settings.configured:
+        raise pytest.UsageError("Unset DJANGO_SETTINGS_MODULE: the tests choose their own databases.")
+    folder = os.environ.get(FOLDER) or tempfile.mkdtemp(prefix="astra-tests-")
+    for name in [name for name in os.environ if name.startswith(LEAKS)]:
+        del os.environ[name]
+    data_dir = Path(folder)
+    number = int(WORKER.removeprefix("gw")) + 1 if WORKER.startswith("gw") else 0
+    os.environ |= {
+        FOLDER: folder,
+        "ASTRA_DATA_DIR": str(data_dir / WORKER),
+        "ASTRA_SECRET_KEY": "only-for-tests",
+        "ASTRA_MODEL": "demo",
+        "DATABASE_URL": embedded.database_url(data_dir, f"test_{WORKER}"),
+        "REDIS_URL": embedded.redis_url(data_dir, number),
+        "DJANGO_SETTINGS_MODULE": "astra_site.settings",
+    }
+    return data_dir
+
+
+DATA_DIR = _hermetic()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the temporary folder, once, where it was made."""
+    if WORKER == "main":
+        shutil.rmtree(DATA_DIR, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers() -> Iterator[embedded.Servers]:
+    """PostgreSQL and Valkey, shared by all xdist workers. They skip fsync: nothing here must outlive a power cut."""
+    with embedded.servers(DATA_DIR, durable=False) as held:
+        yield held
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(servers: embedded.Servers) -> None:
+    """Test in the very database that ``DATABASE_URL`` names, so that other processes and pools find it too."""
+    from django.db import connections
+
+    database = connections["default"].settings_dict
+    database["TEST"]["NAME"] = database["NAME"]
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb() -> bool:
+    """Keep the test database: it goes with the temporary folder."""
+    return True
+
+
+@pytest.fixture(scope="session")
+def _valkey_connection(servers: embedded.Servers) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def valkey(_valkey_connection: redis.Redis) -> redis.Redis:
+    """A client of this worker's Valkey database, which is empty when a test begins."""
+    _valkey_connection.flushdb()
+    return _valkey_connection
