@@ -1,0 +1,55 @@
+"""Write to the trail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+
+from audit.models import AuditEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts, from where. ``user`` is None for Astra itself (a sweep, a command)."""
+
+    user: AbstractBaseUser | AnonymousUser | None = None
+    address: str | None = None
+    request_id: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.user.get_username() if self.user is not None else "astra"
+
+    @property
+    def user_id(self) -> int | None:
+        return self.user.pk if self.user is not None else None
+
+
+SYSTEM = Actor()
+
+
+def record(
+    actor: Actor,
+    action: str,
+    target_type: str,
+    target_id: object,
+    *,
+    note: str = "",
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    """Append one entry in the caller's transaction, so that the deed and its record stand or fall together."""
+    AuditEntry.objects.create(
+        actor_id=actor.user_id,
+        actor_name=actor.name,
+        action=action,
+        target_type=target_type,
+        target_id=str(target_id),
+        note=note,
+        before=before,
+        after=after,
+        address=actor.address,
+        request_id=actor.request_id,
+    )

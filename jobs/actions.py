@@ -1,0 +1,162 @@
+"""What people do to jobs: one class each. Console, API, admin and commands all call these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+from django.db import transaction
+
+from audit import trail
+from audit.trail import Actor
+from jobs import script, wakeups
+from jobs.script import Row, Script
+from jobs.states import REDRIVABLE, State
+from jobs.transitions import VERSION, change, lock, make_ready
+
+
+class UnknownJob(LookupError):
+    """There is no such job."""
+
+
+class InvalidState(Exception):
+    """The job is not in a state in which that can be done."""
+
+    def __init__(self, job_id: UUID, state: str, verb: str) -> None:
+        super().__init__(f"A {state} job can't be {verb}.")
+        self.job_id, self.state, self.verb = job_id, state, verb
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    actor: Actor
+
+    def _locked(self, job_id: UUID) -> Script[Row]:
+        job = yield from lock(job_id)
+        if job is None:
+            raise UnknownJob(f"there is no job {job_id}")
+        return job
+
+    def _record(self, verb: str, job: Row, after: str, *, note: str = "", **more: object) -> None:
+        trail.record(
+            self.actor,
+            f"job.{verb}",
+            "job",
+            job["id"],
+            note=note,
+            before={"state": job["state"], "generation": job["generation"]},
+            after={"state": after, **more},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(_Action):
+    """Stop a job for good: at once if it does not run, else by telling its owner, whose call is cut off."""
+
+    def run(self, job_id: UUID) -> State:
+        """Cancel; return the state the job is in now (still running, if its owner has yet to stop).
+
+        Raises:
+            InvalidState: it has ended. Asking twice for a running job is harmless.
+            UnknownJob: there is no such job.
+        """
+        with transaction.atomic():
+            job, state, fresh = script.run(self._cancel(job_id))
+            if fresh:
+                self._record("cancel", job, state)
+        if state is State.RUNNING:
+            wakeups.nudge(job_id)
+        return state
+
+    def _cancel(self, job_id: UUID) -> Script[tuple[Row, State, bool]]:
+        job = yield from self._locked(job_id)
+        state = State(job["state"])
+        if state is State.RUNNING:
+            if job["cancel_requested_at"] is None:
+                yield (
+                    "WITH job AS (UPDATE jobs_job SET cancel_requested_at = now() WHERE id = %s RETURNING id, fence)"
+                    " INSERT INTO jobs_jobevent (job_id, kind, old, new, fence, actor, reason)"
+                    " SELECT id, 'state', 'running', 'running', fence, %s, 'cancel-requested' FROM job",
+                    [job_id, self.actor.name],
+                )
+            return job, state, job["cancel_requested_at"] is None
+        if state not in (State.SCHEDULED, State.BLOCKED, State.QUEUED, State.WAITING):
+            raise InvalidState(job_id, state, "cancelled")
+        yield from change(job, State.CANCELLED, reason="cancelled", actor=self.actor.name)
+        return job, State.CANCELLED, True
+
+
+@dataclass(frozen=True, slots=True)
+class Redrive(_Action):
+    """Send an ended job back as a new generation: from its last recorded step, or from the start."""
+
+    from_: Literal["checkpoint", "start"] = "checkpoint"
+
+    def run(self, job_id: UUID) -> State:
+        """Redrive; return the new state.
+
+        Raises:
+            InvalidState: only dead letters, cancelled jobs and jobs blocked on their version can be redriven.
+            UnknownJob: there is no such job.
+        """
+        with transaction.atomic():
+            job, state = script.run(self._redrive(job_id))
+            self._record("redrive", job, state, from_=self.from_)
+        return state
+
+    def _redrive(self, job_id: UUID) -> Script[tuple[Row, State]]:
+        job = yield from self._locked(job_id)
+        on_version = job["state"] == State.BLOCKED and VERSION in job["blocked_on"]
+        if job["state"] not in REDRIVABLE and not on_version:
+            raise InvalidState(job_id, job["state"], "redriven")
+        sets = {
+            "generation": job["generation"] + 1,
+            "attempt": 0,
+            "crashes": 0,
+            "lane": job["home_lane"],
+            "error": None,
+            "progress": None,
+            "cancel_requested_at": None,
+            "started_at": None,
+        }
+        if self.from_ == "start":
+            yield "DELETE FROM jobs_wait WHERE job_id = %s", [job_id]
+        state = yield from make_ready(
+            job,
+            reason="redriven",
+            actor=self.actor.name,
+            redrive=self.from_,
+            sets=sets,
+            data={"from": self.from_, "generation": sets["generation"]},
+        )
+        return job, state
+
+
+@dataclass(frozen=True, slots=True)
+class Discard(_Action):
+    """Give a dead letter up, with a note that says why."""
+
+    note: str
+
+    def run(self, job_id: UUID) -> State:
+        """Discard.
+
+        Raises:
+            InvalidState: it is no dead letter.
+            ValueError: the note is empty.
+            UnknownJob: there is no such job.
+        """
+        if not self.note.strip():
+            raise ValueError("Say why it is discarded.")
+        with transaction.atomic():
+            job = script.run(self._discard(job_id))
+            self._record("discard", job, State.DISCARDED, note=self.note)
+        return State.DISCARDED
+
+    def _discard(self, job_id: UUID) -> Script[Row]:
+        job = yield from self._locked(job_id)
+        if job["state"] != State.DEAD:
+            raise InvalidState(job_id, job["state"], "discarded")
+        yield from change(job, State.DISCARDED, reason="discarded", actor=self.actor.name, data={"note": self.note})
+        return job

@@ -1,0 +1,123 @@
+"""Holds, and the other reasons why queued jobs may not start now."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from jobs.script import Row, Script
+from jobs.states import State
+from jobs.transitions import change, lock, reconsider
+
+NO_WORKER = "no-worker:"
+
+
+def place(key: str, reason: str, *, by: str, note: str = "") -> Script[bool]:
+    """Place a hold. From now on no job with that key is claimed; a sweep marks the queued ones blocked.
+
+    Returns:
+        False if the same hold was there already.
+    """
+    rows = yield (
+        "INSERT INTO jobs_hold (key, reason, note, placed_by) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (key, reason) DO NOTHING RETURNING id",
+        [key, reason, note, by],
+    )
+    return bool(rows)
+
+
+def lift(key: str, reason: str) -> Script[bool]:
+    """Lift a hold. A sweep queues what nothing else stops. Returns False if there was none."""
+    rows = yield "DELETE FROM jobs_hold WHERE key = %s AND reason = %s RETURNING id", [key, reason]
+    return bool(rows)
+
+
+# Each sweep below first finds a page of jobs, then locks and looks at one after the other, a transaction each: so it
+# never holds two partitions at once, and any number of processes may sweep side by side.
+
+_SERVABLE = """
+EXISTS (SELECT 1 FROM jobs_worker w WHERE w.ended_at IS NULL AND w.lease_until > now()
+        AND {requires} = ANY(w.capabilities))
+"""
+
+
+def held(limit: int = 500) -> Script[list[UUID]]:
+    """Return queued jobs that a hold stops: they are to leave the head of their lane."""
+    if not (yield "SELECT 1 FROM jobs_hold LIMIT 1", []):
+        return []
+    rows = yield (
+        "SELECT id FROM jobs_job j WHERE state = 'queued'"
+        " AND EXISTS (SELECT 1 FROM jobs_hold h WHERE h.key = ANY(j.hold_keys)) LIMIT %s",
+        [limit],
+    )
+    return _ids(rows)
+
+
+def unservable(limit: int = 500) -> Script[list[UUID]]:
+    """Return queued jobs whose lane has live workers, none of which has loaded what the job requires.
+
+    A lane without any live worker is another matter: its jobs simply wait.
+    """
+    rows = yield (
+        "WITH wanted AS (SELECT DISTINCT lane, requires FROM jobs_job WHERE state = 'queued' AND requires IS NOT NULL),"
+        " missing AS (SELECT lane, requires FROM wanted q"
+        "   WHERE EXISTS (SELECT 1 FROM jobs_worker w WHERE w.ended_at IS NULL AND w.lease_until > now()"
+        "                 AND q.lane = ANY(w.lanes))"
+        "   AND NOT " + _SERVABLE.format(requires="q.requires") + ")"
+        " SELECT j.id FROM jobs_job j JOIN missing m USING (lane, requires) WHERE j.state = 'queued' LIMIT %s",
+        [limit],
+    )
+    return _ids(rows)
+
+
+def block(job_id: UUID) -> Script[bool]:
+    """Mark a queued job blocked for the holds on it, or because no worker can run it. False if neither is so."""
+    job = yield from lock(job_id)
+    if job is None or job["state"] != State.QUEUED:
+        return False
+    rows = yield "SELECT DISTINCT key FROM jobs_hold WHERE key = ANY(%s) ORDER BY key", [job["hold_keys"]]
+    blocked_on = [f"hold:{row['key']}" for row in rows]
+    if job["requires"] is not None:
+        rows = yield "SELECT " + _SERVABLE.format(requires="%s") + " AS servable", [job["requires"]]
+        if not rows[0]["servable"]:
+            blocked_on.append(NO_WORKER + job["requires"])
+    if not blocked_on:
+        return False
+    yield from change(job, State.BLOCKED, reason="held", blocked_on=blocked_on)
+    return True
+
+
+def unblockable(limit: int = 500) -> Script[list[UUID]]:
+    """Return blocked jobs that nothing stops any more: a hold lifted, a partition's head gone, a worker that can.
+
+    Reasons that only a person lifts are not looked at again and again.
+    """
+    rows = yield (
+        "SELECT j.id FROM jobs_job j WHERE j.state = 'blocked'"
+        " AND NOT EXISTS (SELECT 1 FROM unnest(j.blocked_on) r"
+        "                 WHERE r <> 'partition' AND r NOT LIKE 'hold:%%' AND r NOT LIKE 'no-worker:%%')"
+        " AND NOT EXISTS (SELECT 1 FROM jobs_hold h WHERE h.key = ANY(j.hold_keys))"
+        " AND (j.partition_key IS NULL OR NOT EXISTS (SELECT 1 FROM jobs_job o WHERE o.partition_key = j.partition_key"
+        "      AND o.id <> j.id AND o.state IN ('scheduled', 'blocked', 'queued', 'running', 'waiting')"
+        "      AND (o.state IN ('queued', 'running', 'waiting') OR o.id < j.id)))"
+        " AND (j.requires IS NULL OR NOT EXISTS (SELECT 1 FROM unnest(j.blocked_on) r WHERE r LIKE 'no-worker:%%')"
+        "      OR " + _SERVABLE.format(requires="j.requires") + ")"
+        " ORDER BY j.id LIMIT %s",
+        [limit],
+    )
+    return _ids(rows)
+
+
+def unblock(job_id: UUID) -> Script[bool]:
+    """Queue a blocked job if nothing stops it any more. Returns whether it was queued."""
+    job = yield from lock(job_id)
+    if job is None or job["state"] != State.BLOCKED:
+        return False
+    if job["requires"] is not None:
+        rows = yield "SELECT " + _SERVABLE.format(requires="%s") + " AS servable", [job["requires"]]
+        if rows[0]["servable"]:
+            job["blocked_on"] = [reason for reason in job["blocked_on"] if not reason.startswith(NO_WORKER)]
+    return (yield from reconsider(job))
+
+
+def _ids(rows: list[Row]) -> list[UUID]:
+    return [row["id"] for row in rows]

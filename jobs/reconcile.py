@@ -1,0 +1,149 @@
+"""Put right what a crash, an outage or a lost message left: once a second, in every scheduler process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from django.db import Error as DatabaseError
+from django.db import close_old_connections, connection
+
+from jobs import holds, lanes, lease, script, waits, wakeups
+from jobs.script import Script
+from jobs.states import State
+from jobs.sweeps import Sweep, registered
+from jobs.transitions import change, lock, reasons
+
+logger = logging.getLogger(__name__)
+
+PAGE = 500
+
+
+def due_jobs() -> Script[list[UUID]]:
+    """Return scheduled jobs whose time has come."""
+    rows = yield "SELECT id FROM jobs_job WHERE state = 'scheduled' AND run_at <= now() ORDER BY run_at LIMIT %s", [PAGE]
+    return [row["id"] for row in rows]
+
+
+def make_due(job_id: UUID) -> Script[bool]:
+    """Queue a scheduled job whose time has come, or block it for what stops it."""
+    job = yield from lock(job_id)
+    if job is None or job["state"] != State.SCHEDULED:
+        return False
+    still = yield "SELECT 1 FROM jobs_job WHERE id = %s AND run_at <= now()", [job_id]
+    if not still:
+        return False
+    blocked_on = yield from reasons(job)
+    yield from change(
+        job, State.BLOCKED if blocked_on else State.QUEUED, reason="due", blocked_on=blocked_on, sets={"run_at": None}
+    )
+    return True
+
+
+def expire_leases() -> int:
+    """Declare overdue leases lost and take what they held. Returns how many workers were lost."""
+    lost = 0
+    for worker_id in script.run(lease.expired()):
+        # Asked again under the row's lock: it may have renewed in between.
+        lost += script.run(_expire(worker_id))
+    return lost
+
+
+def _expire(worker_id: UUID) -> Script[bool]:
+    rows = yield (
+        "SELECT id FROM jobs_worker WHERE id = %s AND ended_at IS NULL AND lease_until < now() FOR UPDATE SKIP LOCKED",
+        [worker_id],
+    )
+    if not rows:
+        return False
+    logger.warning("the lease of worker %s is over", worker_id, extra={"action": "lease_lost", "worker": str(worker_id)})
+    yield from lease.end(worker_id, "lost")
+    return True
+
+
+def nudge_idle_lanes() -> None:
+    """Push a wake-up for lanes that have queued jobs but no message: a flush took them, or a push failed.
+
+    Only the forking worker of lane `suspect` needs it; the others' idle slots look for themselves.
+    """
+
+    def depth() -> Script[int]:
+        rows = yield (
+            "SELECT count(*) AS n FROM (SELECT 1 FROM jobs_job WHERE lane = %s AND state = 'queued' LIMIT 50) q",
+            [lanes.SUSPECT],
+        )
+        return int(rows[0]["n"])
+
+    queued = script.run(depth())
+    if queued and wakeups.depth(lanes.SUSPECT) == 0:
+        wakeups.push([lanes.SUSPECT] * queued)
+
+
+def forget_expired_keys() -> None:
+    """Delete idempotency keys that have outlived their job by a day."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM jobs_idempotencykey WHERE id IN"
+            " (SELECT id FROM jobs_idempotencykey WHERE expires_at <= now() LIMIT 1000)"
+        )
+
+
+def _each(found: Iterable[UUID], what: Callable[[UUID], Script[object]]) -> None:
+    for job_id in found:
+        script.run(what(job_id))
+
+
+OWN_SWEEPS = (
+    Sweep("due jobs", lambda: _each(script.run(due_jobs()), make_due), 1.0),
+    Sweep("due waits", lambda: [script.run(waits.resolve(job, key, None)) for job, key in script.run(waits.due())], 1.0),
+    Sweep("held jobs", lambda: _each(script.run(holds.held()), holds.block), 1.0),
+    Sweep("unblockable jobs", lambda: _each(script.run(holds.unblockable()), holds.unblock), 1.0),
+    Sweep("unservable jobs", lambda: _each(script.run(holds.unservable()), holds.block), 2.0),
+    Sweep("idle lanes", nudge_idle_lanes, 1.0),
+    Sweep("idempotency keys", forget_expired_keys, 60.0),
+)
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """One process's reconciler. Any number of them may run at once."""
+
+    every_s: float = 1.0
+    clock: Callable[[], float] = time.monotonic
+    #: No lease is expired before this: after an outage of PostgreSQL the workers get one lease to come back.
+    patient_until: float = 0.0
+    _last: dict[str, float] = field(default_factory=dict)
+
+    def run(self, stop: threading.Event) -> None:
+        """Reconcile until told to stop."""
+        while not stop.is_set():
+            self.tick()
+            stop.wait(self.every_s)
+
+    def tick(self) -> None:
+        """Do what is due. An outage of the database is logged and waited out; it is nobody's crash."""
+        close_old_connections()
+        try:
+            if self.clock() >= self.patient_until:
+                expire_leases()
+            for sweep in (*OWN_SWEEPS, *registered()):
+                now = self.clock()
+                if now - self._last.get(sweep.name, float("-inf")) >= sweep.every_s:
+                    self._last[sweep.name] = now
+                    self._sweep(sweep)
+        except DatabaseError as error:
+            self.patient_until = self.clock() + lease.LEASE_S + 1
+            connection.close()
+            logger.warning("the database does not answer: %s", error, extra={"action": "database_outage"})
+
+    def _sweep(self, sweep: Sweep) -> None:
+        try:
+            sweep.run()
+        except DatabaseError:
+            raise
+        except Exception:
+            logger.exception("sweep %r failed", sweep.name, extra={"action": "sweep_failed"})

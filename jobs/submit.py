@@ -1,0 +1,202 @@
+"""Put a job in the queue: one transaction, then one wake-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from jobs import lanes, script
+from jobs.ids import uuid7
+from jobs.models.job import Priority
+from jobs.script import Script, Wake
+from jobs.states import State
+from jobs.transitions import PARTITION, lock_partition
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A caller's key, whose it is, and what the request said: the same key with another body is a mistake."""
+
+    scope: str
+    key: str
+    body_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What to do. ``with_job`` gives statements for the same transaction, for the rows that belong to the job."""
+
+    handler: str
+    payload: dict[str, Any]
+    lane: str
+    user_id: int | None = None
+    priority: int = Priority.P1
+    requires: str | None = None
+    partition_key: str | None = None
+    hold_keys: Sequence[str] = ()
+    run_at: datetime | None = None
+    max_attempts: int = 3
+    time_limit_s: int | None = None
+    idempotency: Idempotency | None = None
+    max_depth: int | None = None
+    with_job: Callable[[UUID], Script[None]] | None = None
+    job_id: UUID = field(default_factory=uuid7)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The job that a submission made, or had made before (``created`` False)."""
+
+    job_id: UUID
+    state: State
+    created: bool
+
+
+class IdempotencyMismatch(Exception):
+    """The key was used for another request."""
+
+
+class LaneFull(Exception):
+    """The lane has as many queued jobs as it may have. Try again after ``retry_after_s`` seconds."""
+
+    def __init__(self, lane: str, max_depth: int, retry_after_s: int) -> None:
+        super().__init__(f"lane {lane} already has {max_depth} jobs waiting")
+        self.lane, self.max_depth, self.retry_after_s = lane, max_depth, retry_after_s
+
+
+def submit(submission: Submission) -> Submitted:
+    """Write the job, or find the one its idempotency key made, and wake a worker on commit.
+
+    Raises:
+        IdempotencyMismatch: the key was used with another body.
+        LaneFull: ``max_depth`` is reached.
+        UnknownLane: there is no such lane.
+    """
+    return script.run(submit_script(submission))
+
+
+def submit_script(submission: Submission) -> Script[Submitted]:
+    """Write a submission, as a script that others may compose."""
+    if not lanes.is_lane(submission.lane):
+        raise lanes.UnknownLane(f"there is no lane {submission.lane!r}")
+    if submission.idempotency is not None:
+        earlier = yield from _earlier(submission.idempotency)
+        if earlier is not None:
+            return earlier
+    if submission.max_depth is not None:
+        yield from _refuse_when_full(submission.lane, submission.max_depth)
+    yield from lock_partition(submission.partition_key)
+    blocked_on = yield from _blocked_on(submission)
+    state = State.SCHEDULED if submission.run_at else State.BLOCKED if blocked_on else State.QUEUED
+    if state is State.SCHEDULED:
+        blocked_on = []
+    tag = yield from _fair_tag(submission)
+    yield (
+        "WITH job AS (INSERT INTO jobs_job (id, handler, payload, user_id, state, lane, home_lane, priority, fair_tag,"
+        " requires, partition_key, hold_keys, blocked_on, run_at, attempt, max_attempts, crashes, generation,"
+        " time_limit_s, fence, queued_at)"
+        " VALUES (%(id)s, %(handler)s, %(payload)s, %(user)s, %(state)s, %(lane)s, %(lane)s, %(priority)s, %(tag)s,"
+        " %(requires)s, %(partition)s, %(holds)s, %(blocked_on)s, %(run_at)s, 0, %(max_attempts)s, 0, 1, %(limit)s, 0,"
+        " CASE WHEN %(state)s = 'queued' THEN now() END) RETURNING id)"
+        " INSERT INTO jobs_jobevent (job_id, kind, old, new, fence, actor, reason)"
+        " SELECT id, 'state', '', %(state)s, 0, '', 'submitted' FROM job",
+        {
+            "id": submission.job_id,
+            "handler": submission.handler,
+            "payload": Jsonb(submission.payload),
+            "user": submission.user_id,
+            "state": state.value,
+            "lane": submission.lane,
+            "priority": int(submission.priority),
+            "tag": tag,
+            "requires": submission.requires,
+            "partition": submission.partition_key,
+            "holds": list(submission.hold_keys),
+            "blocked_on": blocked_on,
+            "run_at": submission.run_at,
+            "max_attempts": submission.max_attempts,
+            "limit": submission.time_limit_s,
+        },
+    )
+    if submission.with_job is not None:
+        yield from submission.with_job(submission.job_id)
+    if submission.idempotency is not None:
+        key = submission.idempotency
+        yield (
+            "INSERT INTO jobs_idempotencykey (scope, key, body_hash, job_id) VALUES (%s, %s, %s, %s)",
+            [key.scope, key.key, key.body_hash, submission.job_id],
+        )
+    if state is State.QUEUED:
+        yield Wake(submission.lane)
+    return Submitted(submission.job_id, state, created=True)
+
+
+def _earlier(key: Idempotency) -> Script[Submitted | None]:
+    """Find what this key made before. Two requests at once with one key go one after the other."""
+    yield "SELECT pg_advisory_xact_lock(hashtextextended(%s, 7202))", [f"{key.scope}\n{key.key}"]
+    rows = yield (
+        "SELECT k.body_hash, k.job_id, j.state, k.expires_at <= now() AS expired FROM jobs_idempotencykey k"
+        " JOIN jobs_job j ON j.id = k.job_id WHERE k.scope = %s AND k.key = %s",
+        [key.scope, key.key],
+    )
+    if not rows:
+        return None
+    if rows[0]["expired"]:
+        yield "DELETE FROM jobs_idempotencykey WHERE scope = %s AND key = %s", [key.scope, key.key]
+        return None
+    if rows[0]["body_hash"] != key.body_hash:
+        raise IdempotencyMismatch(f"the idempotency key {key.key!r} was used for another request")
+    return Submitted(rows[0]["job_id"], State(rows[0]["state"]), created=False)
+
+
+def _refuse_when_full(lane: str, max_depth: int) -> Script[None]:
+    rows = yield (
+        "SELECT count(*) AS depth FROM (SELECT 1 FROM jobs_job WHERE lane = %s AND state = 'queued' LIMIT %s) q",
+        [lane, max_depth],
+    )
+    if rows[0]["depth"] >= max_depth:
+        recent = yield (
+            "SELECT count(*) AS done FROM (SELECT 1 FROM jobs_job WHERE home_lane = %s"
+            " AND finished_at > now() - interval '1 minute' LIMIT 600) q",
+            [lane],
+        )
+        # As long as the lane needs for one job, at the rate of the last minute.
+        raise LaneFull(lane, max_depth, max(1, min(60, round(60 / max(1, recent[0]["done"])))))
+
+
+def _blocked_on(submission: Submission) -> Script[list[str]]:
+    blocked_on = []
+    if submission.hold_keys:
+        rows = yield "SELECT DISTINCT key FROM jobs_hold WHERE key = ANY(%s) ORDER BY key", [list(submission.hold_keys)]
+        blocked_on = [f"hold:{row['key']}" for row in rows]
+    if submission.partition_key is not None:
+        rows = yield (
+            "SELECT 1 FROM jobs_job WHERE partition_key = %s"
+            " AND state IN ('scheduled', 'blocked', 'queued', 'running', 'waiting') LIMIT 1",
+            [submission.partition_key],
+        )
+        if rows:
+            blocked_on.append(PARTITION)
+    return blocked_on
+
+
+def _fair_tag(submission: Submission) -> Script[int]:
+    """Return the start tag of start-time fair queueing (Goyal, Vin, Cheng 1996), each job of weight and length one.
+
+    The lane's virtual time is the tag at the head of its queue; a user's next tag comes after their last one. A user who
+    submits a thousand jobs so makes room between them for everybody else's.
+    """
+    rows = yield (
+        "SELECT (SELECT fair_tag FROM jobs_job WHERE lane = %(lane)s AND state = 'queued' AND priority = %(priority)s"
+        " ORDER BY fair_tag LIMIT 1) AS head,"
+        " (SELECT max(fair_tag) FROM jobs_job WHERE lane = %(lane)s AND state = 'queued'"
+        " AND user_id IS NOT DISTINCT FROM %(user)s) AS last",
+        {"lane": submission.lane, "priority": int(submission.priority), "user": submission.user_id},
+    )
+    head, last = rows[0]["head"], rows[0]["last"]
+    return max(head or 0, last + 1 if last is not None else 0)

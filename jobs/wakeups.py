@@ -1,0 +1,74 @@
+"""How workers hear of work: one RQ message per job that became ready. A lost one costs two seconds, never a job."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import redis
+from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+logger = logging.getLogger(__name__)
+
+#: The pub/sub channel on which owners of running jobs hear that one of them is to stop.
+NUDGES = "astra:nudges"
+
+
+def wake() -> None:
+    """Do nothing: a wake-up is a message; the worker that takes it claims from the database."""
+
+
+@functools.cache
+def client() -> redis.Redis:
+    """Return this process's client for messages: it gives up fast, for the database heals what is lost."""
+    return redis.Redis.from_url(
+        settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=1, retry=Retry(NoBackoff(), 1)
+    )
+
+
+@functools.cache
+def queue(lane: str) -> Queue:
+    """Return the RQ queue of a lane. One object for each: opening one costs a connection."""
+    return Queue(lane, connection=client(), serializer=JSONSerializer)
+
+
+def push(lanes: Sequence[str]) -> None:
+    """Push one wake-up for each lane named. Never raises for want of Redis: idle slots look for themselves."""
+    try:
+        for lane in lanes:
+            queue(lane).enqueue(wake, job_timeout=-1, result_ttl=0, failure_ttl=0, description=lane)
+    except redis.RedisError as error:
+        logger.warning(
+            "could not push a wake-up; idle workers will look: %s", error, extra={"action": "wakeup_not_pushed"}
+        )
+
+
+_pusher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wakeups")
+
+
+async def apush(lanes: Sequence[str]) -> None:
+    """Push from the event loop, in a thread of its own."""
+    await asyncio.get_running_loop().run_in_executor(_pusher, push, lanes)
+
+
+def nudge(job_id: object) -> None:
+    """Tell whoever runs the job to look at its row now. Its next heartbeat would tell it anyway."""
+    try:
+        client().publish(NUDGES, str(job_id))
+    except redis.RedisError as error:
+        logger.warning("could not nudge; the heartbeat will: %s", error, extra={"action": "nudge_not_sent"})
+
+
+def depth(lane: str) -> int | None:
+    """Return how many wake-ups of the lane wait in Redis; None when Redis does not answer."""
+    try:
+        return queue(lane).count
+    except redis.RedisError:
+        return None
