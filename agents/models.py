@@ -59,6 +59,22 @@ class Endpoint(models.Model):
         return self.name
 
 
+class ConfigLoad(models.Model):
+    """One load of `astra.yml` that changed something. The newest is what holds; other processes notice its id."""
+
+    at = models.DateTimeField(db_default=Now())
+    digest = models.CharField(max_length=64, help_text="SHA-256 of the configuration, normalised.")
+    lanes = models.JSONField(default=dict, help_text="Slots and depth by lane, as declared.")
+    changes = models.JSONField(default=list, help_text="What the load changed.")
+    actor = models.CharField(max_length=150)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"load {self.pk}"
+
+
 class Run(models.Model):
     """One execution of an agent in any mode. Its status is its job's: it has none of its own."""
 
