@@ -9,16 +9,11 @@ from django.db import models
 from django.db.models import GeneratedField, Q
 from django.db.models.functions import Now
 
+from agents.modes import Mode
 from jobs.models import Job
 
-
-class Mode(models.TextChoices):
-    """How a run is invoked. What a mode means is in `agents.modes`, and nowhere else."""
-
-    STREAMING = "streaming-sync", "Streaming"
-    QUEUE = "async-queue", "Queue"
-    BATCH = "batch-window", "Batch"
-    SCHEDULED = "scheduled-trigger", "Scheduled"
+MODE_CHOICES = [(mode.value, mode.label) for mode in Mode]
+MODE_KNOWN = Q(mode__in=[mode.value for mode in Mode])
 
 
 class AgentVersion(models.Model):
@@ -45,14 +40,14 @@ class Endpoint(models.Model):
 
     name = models.CharField(max_length=80, unique=True, help_text="Like research.v1")
     agent = models.ForeignKey(AgentVersion, on_delete=models.PROTECT, related_name="endpoints")
-    mode = models.CharField(max_length=20, choices=Mode.choices)
+    mode = models.CharField(max_length=20, choices=MODE_CHOICES)
     definition = models.JSONField(help_text="Schemas and the rest, as `astra.yml` declared it.")
     active = models.BooleanField(default=True, help_text="Still declared in astra.yml.")
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
-        constraints = [models.CheckConstraint(condition=Q(mode__in=Mode.values), name="endpoint_mode_known")]
+        constraints = [models.CheckConstraint(condition=MODE_KNOWN, name="endpoint_mode_known")]
         ordering = ["name"]
 
     def __str__(self) -> str:
@@ -81,7 +76,7 @@ class Run(models.Model):
     job = models.OneToOneField(Job, primary_key=True, on_delete=models.CASCADE, related_name="run")
     endpoint = models.ForeignKey(Endpoint, on_delete=models.PROTECT, related_name="runs")
     agent = models.ForeignKey(AgentVersion, on_delete=models.PROTECT, related_name="runs")
-    mode = models.CharField(max_length=20, choices=Mode.choices)
+    mode = models.CharField(max_length=20, choices=MODE_CHOICES)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="runs")
     input = models.JSONField()
     output = models.JSONField(null=True)
@@ -100,7 +95,7 @@ class Run(models.Model):
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
-        constraints = [models.CheckConstraint(condition=Q(mode__in=Mode.values), name="run_mode_known")]
+        constraints = [models.CheckConstraint(condition=MODE_KNOWN, name="run_mode_known")]
         indexes = [
             # The task list filtered by endpoint or by agent, newest first.
             models.Index(fields=["endpoint", "-job"], name="run_by_endpoint"),
@@ -161,7 +156,7 @@ class Score(models.Model):
     value = models.FloatField(help_text="0 to 1.")
     judge = models.CharField(max_length=120)
     reason = models.TextField(blank=True)
-    mode = models.CharField(max_length=20, choices=Mode.choices)
+    mode = models.CharField(max_length=20, choices=MODE_CHOICES)
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
