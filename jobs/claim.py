@@ -138,7 +138,8 @@ def _park(job: Row, outcome: Parked) -> Script[None]:
     """Write the waits and leave the worker. A wait that was resolved before is not opened again."""
     for wait in outcome.waits:
         yield (
-            "INSERT INTO jobs_wait (job_id, kind, key, until) VALUES (%s, %s, %s, %s) ON CONFLICT (job_id, key) DO NOTHING",
+            "INSERT INTO jobs_wait (job_id, kind, key, until) VALUES (%s, %s, %s, %s)"
+            " ON CONFLICT (job_id, key) DO NOTHING",
             [job["id"], wait.kind, wait.key, wait.until],
         )
     waits = [{"kind": wait.kind, "key": wait.key} for wait in outcome.waits]

@@ -117,8 +117,7 @@ class Handler(Protocol):
 
 def nothing_more(change: Transition) -> Script[None]:
     """Do nothing: the `on_transition` of a handler that keeps no rows of its own."""
-    return
-    yield
+    yield from ()
 
 
 @dataclass(slots=True)
@@ -162,4 +161,6 @@ def get(name: str) -> Handler:
     try:
         return _handlers[name]
     except KeyError:
-        raise UnknownHandler(f"no handler named {name!r} is registered; known: {', '.join(sorted(_handlers))}") from None
+        raise UnknownHandler(
+            f"no handler named {name!r} is registered; known: {', '.join(sorted(_handlers))}"
+        ) from None

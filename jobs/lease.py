@@ -12,7 +12,8 @@ from psycopg.types.json import Jsonb
 
 from jobs import script
 from jobs.script import Script
-from jobs.transitions import COLUMNS, lock_partition, release
+from jobs.states import State
+from jobs.transitions import COLUMNS, change, lock, lock_partition, release
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,18 @@ def register(
     worker_id = uuid4()
     yield (
         "INSERT INTO jobs_worker (id, hostname, pid, slots, lanes, capabilities, version, started_at, seen_at,"
-        " lease_until, \"end\") VALUES (%s, %s, %s, %s, %s, %s, %s, now(), now(), now() + make_interval(secs => %s), '')",
-        [worker_id, socket.gethostname(), pid or os.getpid(), Jsonb(slots), list(slots), list(capabilities), version, LEASE_S],
+        ' lease_until, "end")'
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, now(), now(), now() + make_interval(secs => %s), '')",
+        [
+            worker_id,
+            socket.gethostname(),
+            pid or os.getpid(),
+            Jsonb(slots),
+            list(slots),
+            list(capabilities),
+            version,
+            LEASE_S,
+        ],
     )
     return worker_id
 
@@ -43,11 +54,36 @@ def renew(worker_id: UUID) -> Script[list[UUID] | None]:
     )
     if not rows:
         return None
-    stops = yield (
+    return (yield from asked_to_stop(worker_id))
+
+
+def asked_to_stop(worker_id: UUID) -> Script[list[UUID]]:
+    """Return the worker's running jobs that somebody wants to stop."""
+    rows = yield (
         "SELECT id FROM jobs_job WHERE worker_id = %s AND state = 'running' AND cancel_requested_at IS NOT NULL",
         [worker_id],
     )
-    return [row["id"] for row in stops]
+    return [row["id"] for row in rows]
+
+
+def held(worker_id: UUID, *, older_than_s: float) -> Script[list[tuple[UUID, int]]]:
+    """Return the jobs that the worker has held for longer than that, as id and fence."""
+    rows = yield (
+        "SELECT id, fence FROM jobs_job WHERE worker_id = %s AND state = 'running'"
+        " AND claimed_at < now() - make_interval(secs => %s)",
+        [worker_id, older_than_s],
+    )
+    return [(row["id"], row["fence"]) for row in rows]
+
+
+def hand_back(job_id: UUID, fence: int) -> Script[bool]:
+    """Queue a job again that its own worker holds but does not run: the answer to its claim was lost on the way."""
+    job = yield from lock(job_id)
+    if job is None or job["fence"] != fence or job["state"] != State.RUNNING:
+        return False
+    new = State.CANCELLED if job["cancel_requested_at"] is not None else State.QUEUED
+    yield from change(job, new, reason="orphaned")
+    return True
 
 
 def update_capabilities(worker_id: UUID, capabilities: Sequence[str]) -> Script[None]:
@@ -92,7 +128,10 @@ def end(worker_id: UUID, how: str) -> Script[int]:
 
 def expired() -> Script[list[UUID]]:
     """Return the workers whose lease is over."""
-    rows = yield "SELECT id FROM jobs_worker WHERE ended_at IS NULL AND lease_until < now() ORDER BY lease_until LIMIT 100", []
+    rows = yield (
+        "SELECT id FROM jobs_worker WHERE ended_at IS NULL AND lease_until < now() ORDER BY lease_until LIMIT 100",
+        [],
+    )
     return [row["id"] for row in rows]
 
 
@@ -112,5 +151,3 @@ def _end_where(condition: str, params: list[object]) -> int:
         return [row["id"] for row in rows]
 
     return sum(script.run(end(worker_id, "died")) for worker_id in script.run(find()))
-
-

@@ -1,4 +1,4 @@
-"""The async connection pool of a process: SQL of the hot path goes through it, hundreds of runs over eight connections."""
+"""The async connection pool of a process: the hot path's SQL goes through it, hundreds of runs over few connections."""
 
 from __future__ import annotations
 

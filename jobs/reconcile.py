@@ -25,7 +25,10 @@ PAGE = 500
 
 def due_jobs() -> Script[list[UUID]]:
     """Return scheduled jobs whose time has come."""
-    rows = yield "SELECT id FROM jobs_job WHERE state = 'scheduled' AND run_at <= now() ORDER BY run_at LIMIT %s", [PAGE]
+    rows = yield (
+        "SELECT id FROM jobs_job WHERE state = 'scheduled' AND run_at <= now() ORDER BY run_at LIMIT %s",
+        [PAGE],
+    )
     return [row["id"] for row in rows]
 
 
@@ -60,7 +63,9 @@ def _expire(worker_id: UUID) -> Script[bool]:
     )
     if not rows:
         return False
-    logger.warning("the lease of worker %s is over", worker_id, extra={"action": "lease_lost", "worker": str(worker_id)})
+    logger.warning(
+        "the lease of worker %s is over", worker_id, extra={"action": "lease_lost", "worker": str(worker_id)}
+    )
     yield from lease.end(worker_id, "lost")
     return True
 
@@ -99,7 +104,9 @@ def _each(found: Iterable[UUID], what: Callable[[UUID], Script[object]]) -> None
 
 OWN_SWEEPS = (
     Sweep("due jobs", lambda: _each(script.run(due_jobs()), make_due), 1.0),
-    Sweep("due waits", lambda: [script.run(waits.resolve(job, key, None)) for job, key in script.run(waits.due())], 1.0),
+    Sweep(
+        "due waits", lambda: [script.run(waits.resolve(job, key, None)) for job, key in script.run(waits.due())], 1.0
+    ),
     Sweep("held jobs", lambda: _each(script.run(holds.held()), holds.block), 1.0),
     Sweep("unblockable jobs", lambda: _each(script.run(holds.unblockable()), holds.unblock), 1.0),
     Sweep("unservable jobs", lambda: _each(script.run(holds.unservable()), holds.block), 2.0),

@@ -1,7 +1,7 @@
 """Transactions written once, driven from synchronous and asynchronous code alike.
 
-A *script* is a generator: it yields `(sql, params)` and gets the rows back as dictionaries; it yields `Wake(lane)` to ask
-for a wake-up once the transaction has committed; `yield from` composes. Each driver runs a whole script in one
+A *script* is a generator: it yields `(sql, params)` and gets the rows back as dictionaries; it yields `Wake(lane)` to
+ask for a wake-up once the transaction has committed; `yield from` composes. Each driver runs a whole script in one
 transaction, so a script never awaits the outside world.
 """
 

@@ -188,8 +188,8 @@ def _blocked_on(submission: Submission) -> Script[list[str]]:
 def _fair_tag(submission: Submission) -> Script[int]:
     """Return the start tag of start-time fair queueing (Goyal, Vin, Cheng 1996), each job of weight and length one.
 
-    The lane's virtual time is the tag at the head of its queue; a user's next tag comes after their last one. A user who
-    submits a thousand jobs so makes room between them for everybody else's.
+    The lane's virtual time is the tag at the head of its queue; a user's next tag comes after their last one. A user
+    who submits a thousand jobs so makes room between them for everybody else's.
     """
     rows = yield (
         "SELECT (SELECT fair_tag FROM jobs_job WHERE lane = %(lane)s AND state = 'queued' AND priority = %(priority)s"

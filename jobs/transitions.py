@@ -1,4 +1,4 @@
-"""Every change of a job's state, as scripts: guarded, recorded as an event, with its handler's part in the transaction."""
+"""Every change of a job's state, as scripts: guarded, recorded, with its handler's part in the same transaction."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def change(
     )
     yield from _tell_handler(job, old, new, reason, outcome, redrive)
     if new is State.QUEUED:
-        yield Wake(columns.get("lane", job["lane"]))
+        yield Wake(columns.get("lane") or job["lane"])
     if new in ENDED:
         yield "UPDATE jobs_idempotencykey SET expires_at = now() + interval '24 hours' WHERE job_id = %s", [job["id"]]
     elif old in ENDED:
@@ -115,9 +115,7 @@ def change(
         yield from promote_partition(job["partition_key"])
 
 
-def _tell_handler(
-    job: Row, old: State, new: State, reason: str, outcome: Outcome | None, redrive: str
-) -> Script[None]:
+def _tell_handler(job: Row, old: State, new: State, reason: str, outcome: Outcome | None, redrive: str) -> Script[None]:
     try:
         handler = handlers.get(job["handler"])
     except handlers.UnknownHandler:
@@ -171,8 +169,8 @@ def make_ready(job: Row, *, reason: str, **kwargs: Any) -> Script[State]:
 def release(job: Row, *, how: str) -> Script[State]:
     """Take a running job from an owner that is gone. The row is locked.
 
-    A job of a normal lane becomes a suspect and is charged nothing. Only a crash in lane `suspect`, where it was alone in
-    its process, counts: after as many as it has attempts it is a dead letter.
+    A job of a normal lane becomes a suspect and is charged nothing. Only a crash in lane `suspect`, where it was alone
+    in its process, counts: after as many as it has attempts it is a dead letter.
     """
     if job["cancel_requested_at"] is not None:
         yield from change(job, State.CANCELLED, reason=how)

@@ -16,7 +16,9 @@ class IdempotencyKey(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["scope", "key"], name="idempotency_key_once")]
-        indexes = [models.Index(fields=["expires_at"], condition=models.Q(expires_at__isnull=False), name="idempotency_due")]
+        indexes = [
+            models.Index(fields=["expires_at"], condition=models.Q(expires_at__isnull=False), name="idempotency_due")
+        ]
 
     def __str__(self) -> str:
         return f"{self.scope} {self.key}"

@@ -63,7 +63,9 @@ class Job(models.Model):
     generation = models.PositiveIntegerField(default=1, help_text="Raised by each redrive.")
     time_limit_s = models.PositiveIntegerField(null=True, blank=True, help_text="Wall clock of one claim, seconds.")
 
-    fence = models.BigIntegerField(default=0, help_text="Raised by each claim; a stale owner's writes carry an old one.")
+    fence = models.BigIntegerField(
+        default=0, help_text="Raised by each claim; a stale owner's writes carry an old one."
+    )
     worker = models.ForeignKey(Worker, null=True, blank=True, on_delete=models.PROTECT, related_name="jobs")
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
     progress = models.JSONField(null=True, blank=True)
@@ -105,7 +107,9 @@ class Job(models.Model):
             # A user's own tasks, newest first.
             models.Index(fields=["user", "-id"], name="job_by_user"),
             # Recently ended jobs per lane, for throughput and the estimated wait.
-            models.Index(fields=["home_lane", "-finished_at"], condition=Q(finished_at__isnull=False), name="job_ended"),
+            models.Index(
+                fields=["home_lane", "-finished_at"], condition=Q(finished_at__isnull=False), name="job_ended"
+            ),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(state__in=State.values), name="job_state_known"),
@@ -164,7 +168,9 @@ class JobEvent(models.Model):
             models.Index(fields=["job", "id"], name="event_by_job"),
         ]
         constraints = [
-            models.CheckConstraint(condition=Q(kind__in=["state", "step", "progress", "emit"]), name="event_kind_known"),
+            models.CheckConstraint(
+                condition=Q(kind__in=["state", "step", "progress", "emit"]), name="event_kind_known"
+            ),
         ]
 
     def __str__(self) -> str:

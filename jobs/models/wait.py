@@ -27,7 +27,9 @@ class Wait(models.Model):
 
     class Meta:
         constraints = [
-            models.CheckConstraint(condition=Q(kind__in=["person", "tool", "event", "child", "time"]), name="wait_kind_known"),
+            models.CheckConstraint(
+                condition=Q(kind__in=["person", "tool", "event", "child", "time"]), name="wait_kind_known"
+            ),
             models.CheckConstraint(condition=~Q(kind="time") | Q(until__isnull=False), name="wait_time_has_time"),
             models.UniqueConstraint(fields=["job", "key"], name="wait_once"),
         ]

@@ -48,7 +48,9 @@ class Worker(models.Model):
             models.Index(fields=["lease_until"], condition=models.Q(ended_at=None), name="worker_live_lease"),
         ]
         constraints = [
-            models.CheckConstraint(condition=models.Q(end__in=["", "stopped", "lost", "died"]), name="worker_end_known"),
+            models.CheckConstraint(
+                condition=models.Q(end__in=["", "stopped", "lost", "died"]), name="worker_end_known"
+            ),
             models.CheckConstraint(
                 condition=models.Q(ended_at=None, end="") | models.Q(ended_at__isnull=False) & ~models.Q(end=""),
                 name="worker_end_has_reason",

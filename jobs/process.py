@@ -1,0 +1,33 @@
+"""What the apps above add to a process that runs jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+
+def _version() -> str:
+    try:
+        return version("astra")
+    except PackageNotFoundError:
+        return "0.1.0"
+
+
+@dataclass(slots=True)
+class Hooks:
+    """Filled once, when the apps above are set up."""
+
+    #: What this process has loaded; asked at each heartbeat, so it must be quick.
+    capabilities: Callable[[], Sequence[str]] = tuple
+    #: Awaited on the loop when the process stops: pooled clients are closed here.
+    on_shutdown: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    version: str = field(default_factory=_version)
+
+    async def shut_down(self) -> None:
+        """Close what the apps above have opened."""
+        for close in self.on_shutdown:
+            await close()
+
+
+hooks = Hooks()

@@ -1,0 +1,189 @@
+"""Reads of lanes, workers and what is stuck: a fixed number of statements, whatever the tables hold.
+
+Counts stop at `COUNT_UP_TO`: past it a person only needs to know "more", and a table may hold millions of rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connection
+from django.db.models import Count, F, Q, QuerySet
+from django.db.models.functions import Now
+
+from jobs.models import Job, Wait, Worker
+from jobs.states import State
+
+COUNT_UP_TO = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """A count that stopped at `COUNT_UP_TO`: ``more`` tells that there are more than ``number``."""
+
+    number: int
+    more: bool = False
+
+    @classmethod
+    def of(cls, counted: int) -> Bounded:
+        """Return the count of at most `COUNT_UP_TO` + 1 rows."""
+        return cls(min(counted, COUNT_UP_TO), counted > COUNT_UP_TO)
+
+    def __bool__(self) -> bool:
+        return self.number > 0
+
+    def __str__(self) -> str:
+        return f"{self.number:,}{'+' if self.more else ''}"
+
+
+def bounded_count(rows: QuerySet[Any]) -> Bounded:
+    """Count the rows of a query, but not past `COUNT_UP_TO`."""
+    return Bounded.of(rows.order_by().values("pk")[: COUNT_UP_TO + 1].count())
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLoad:
+    """What a lane has to do, and who does it."""
+
+    name: str
+    queued: Bounded
+    #: When the job that has been queued longest became so.
+    oldest_at: datetime | None
+    #: Its age, seconds, by the database's clock.
+    oldest_s: float | None
+    running: int
+    #: Slots of the workers that hold a lease.
+    slots: int
+    workers: int
+
+    @property
+    def free(self) -> int:
+        """Return how many slots have nothing to do."""
+        return max(0, self.slots - self.running)
+
+    @property
+    def share(self) -> float:
+        """Return the share of slots that are busy, 0 to 1."""
+        return min(1.0, self.running / self.slots) if self.slots else 0.0
+
+
+# One look into each lane by the indexes `job_claim` and `job_oldest`, one over the running jobs, one over the fleet.
+_LANES = f"""
+WITH fleet AS (
+    SELECT s.key AS lane, sum(s.value::int) AS slots, count(*) AS workers
+    FROM jobs_worker w, jsonb_each_text(w.slots) s
+    WHERE w.ended_at IS NULL AND w.lease_until > now()
+    GROUP BY s.key
+), busy AS (
+    SELECT lane, count(*) AS running FROM jobs_job WHERE state = 'running' GROUP BY lane
+)
+SELECT l.name,
+       (SELECT count(*) FROM (
+           SELECT 1 FROM jobs_job WHERE state = 'queued' AND lane = l.name LIMIT {COUNT_UP_TO + 1}
+       ) q) AS queued,
+       o.queued_at, extract(epoch FROM now() - o.queued_at)::float,
+       coalesce(b.running, 0), coalesce(f.slots, 0), coalesce(f.workers, 0)
+FROM unnest(%s::text[]) WITH ORDINALITY AS l(name, place)
+LEFT JOIN LATERAL (
+    SELECT queued_at FROM jobs_job WHERE state = 'queued' AND lane = l.name ORDER BY queued_at LIMIT 1
+) o ON true
+LEFT JOIN busy b ON b.lane = l.name
+LEFT JOIN fleet f ON f.lane = l.name
+ORDER BY l.place
+"""
+
+
+def lane_loads(lanes: Sequence[str]) -> list[LaneLoad]:
+    """Return the load of each lane, in the order given. One statement."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LANES, [list(lanes)])
+        return [
+            LaneLoad(name, Bounded.of(queued), oldest_at, oldest_s, running, int(slots), workers)
+            for name, queued, oldest_at, oldest_s, running, slots, workers in cursor.fetchall()
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Jobs that do not go on by themselves."""
+
+    #: Dead letters there are, and those that came in the last 24 hours.
+    dead: Bounded
+    dead_today: Bounded
+    #: Jobs by the reason why they are blocked, the most frequent first.
+    blocked: Sequence[tuple[str, int]]
+    #: Scheduled jobs whose time came over half a minute ago: no reconciler runs.
+    overdue: Bounded
+    #: Queued jobs that need what no live worker has loaded, by what they need.
+    unserved: Sequence[tuple[str, int]]
+
+
+_STUCK = f"""
+SELECT
+    (SELECT count(*) FROM (SELECT 1 FROM jobs_job WHERE state = 'dead' LIMIT {COUNT_UP_TO + 1}) d),
+    (SELECT count(*) FROM (
+        SELECT 1 FROM jobs_job WHERE state = 'dead' AND finished_at > now() - interval '24 hours' LIMIT {COUNT_UP_TO + 1}
+    ) d),
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(reason, n) ORDER BY n DESC, reason), '[]') FROM (
+        SELECT reason, count(*) AS n
+        FROM (SELECT unnest(blocked_on) AS reason FROM jobs_job WHERE state = 'blocked' LIMIT {COUNT_UP_TO}) b
+        GROUP BY reason ORDER BY n DESC LIMIT 20
+    ) r),
+    (SELECT count(*) FROM (
+        SELECT 1 FROM jobs_job WHERE state = 'scheduled' AND run_at < now() - interval '30 seconds' LIMIT {COUNT_UP_TO + 1}
+    ) s),
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(requires, n) ORDER BY n DESC, requires), '[]') FROM (
+        SELECT requires, count(*) AS n
+        FROM (SELECT requires FROM jobs_job WHERE state = 'queued' AND requires IS NOT NULL LIMIT {COUNT_UP_TO}) q
+        WHERE requires NOT IN (
+            SELECT unnest(capabilities) FROM jobs_worker WHERE ended_at IS NULL AND lease_until > now()
+        )
+        GROUP BY requires
+    ) u)
+"""
+
+
+def stuck() -> Stuck:
+    """Return what does not go on by itself. One statement."""
+    with connection.cursor() as cursor:
+        cursor.execute(_STUCK)
+        dead, today, blocked, overdue, unserved = cursor.fetchone()
+    return Stuck(
+        dead=Bounded.of(dead),
+        dead_today=Bounded.of(today),
+        blocked=_pairs(blocked),
+        overdue=Bounded.of(overdue),
+        unserved=_pairs(unserved),
+    )
+
+
+def _pairs(value: Any) -> list[tuple[str, int]]:
+    pairs = json.loads(value) if isinstance(value, str) else value
+    return [(name, number) for name, number in pairs]
+
+
+def newest_dead_letters(limit: int) -> list[Job]:
+    """Return the jobs that became dead letters last, newest first."""
+    return list(Job.objects.dead().order_by("-finished_at")[:limit])
+
+
+def workers(limit: int) -> list[Worker]:
+    """Return the workers that hold a lease, with ``busy`` slots, and after them those lost in the last hour."""
+    shown = Worker.objects.filter(
+        Q(ended_at=None) | Q(end__in=["lost", "died"], ended_at__gt=Now() - timedelta(hours=1))
+    )
+    return list(
+        shown.annotate(busy=Count("jobs", filter=Q(jobs__state=State.RUNNING))).order_by(
+            F("ended_at").desc(nulls_first=True), "hostname", "started_at"
+        )[:limit]
+    )
+
+
+def waits_for_people(limit: int) -> tuple[Bounded, list[Wait]]:
+    """Return how many decisions are open, and those that have been so longest. Two statements."""
+    waits = Wait.objects.filter(kind=Wait.Kind.PERSON, resolved_at=None)
+    return bounded_count(waits), list(waits.select_related("job").order_by("created_at")[:limit])

@@ -1,0 +1,123 @@
+"""What Astra's two kinds of RQ worker share: messages are dropped once taken, for the row is the truth."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq.exceptions import DequeueTimeout
+from rq.job import Job as Message
+from rq.serializers import JSONSerializer
+from rq.suspension import is_suspended
+from rq.utils import now as rq_now
+from rq.worker.base import BaseWorker
+
+if TYPE_CHECKING:
+    Base = BaseWorker
+else:
+    Base = object
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a connection for workers: it waits for a message longer than it waits for an answer."""
+    return redis.Redis.from_url(
+        url, socket_timeout=10, socket_connect_timeout=2, retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2)
+    )
+
+
+class MessageWorker(Base):
+    """A mixin for RQ's workers, on one queue, without RQ's own results, retries, registries and commands."""
+
+    _beat_at = 0.0
+    _asked_at = 0.0
+    _suspended = False
+
+    def __init__(self, lane: str, connection: redis.Redis) -> None:
+        queue = Queue(lane, connection=connection, serializer=JSONSerializer)
+        super().__init__([queue], connection=connection, serializer=JSONSerializer, log_job_description=False)
+        self.lane = lane
+
+    def next_message(self) -> tuple[Message, Queue] | None:
+        """Wait up to a second for a message."""
+        try:
+            message: tuple[Message, Queue] | None = self.queue_class.dequeue_any(
+                self._ordered_queues,
+                1,
+                connection=self.connection,
+                job_class=self.job_class,
+                serializer=self.serializer,
+            )
+        except DequeueTimeout:
+            return None
+        return message
+
+    def drop(self, message: Message, queue: Queue) -> None:
+        """Forget a message: what it stood for is in the database."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.lrem(queue.intermediate_queue_key, 1, message.id)
+            pipeline.delete(message.key)
+            pipeline.execute()
+
+    def is_suspended(self) -> bool:
+        """Tell whether somebody suspended RQ's workers; asked once a second, for each answer is a round trip."""
+        if time.monotonic() - self._asked_at >= 1:
+            self._suspended = bool(is_suspended(self.connection, self))
+            self._asked_at = time.monotonic()
+        return self._suspended
+
+    @property
+    def connection_timeout(self) -> int:
+        """Seconds that a command may take: the wait for a message is one second."""
+        return 10
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Show up in RQ's own pages, at most every ten seconds; come back after a flush."""
+        if time.monotonic() - self._beat_at < 10:
+            return
+        self._beat_at = time.monotonic()
+        if not self.connection.exists(self.key):
+            self.register_birth()
+        self.connection.expire(self.key, 90)
+
+    def run_maintenance_tasks(self) -> None:
+        """Drop messages whose taker died between pop and claim. The rows they stood for are found without them."""
+        queue = self.queues[0]
+        stuck = queue.intermediate_queue.get_job_ids()
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for message_id in stuck:
+                pipeline.lrem(queue.intermediate_queue_key, 1, message_id)
+                pipeline.delete(self.job_class.key_for(message_id))
+            pipeline.execute()
+        self.last_cleaned_at: Any = rq_now()
+
+    def register_birth(self) -> None:
+        """Register; a leftover of our own from before an outage is no obstacle."""
+        self.connection.delete(self.key)
+        super().register_birth()  # type: ignore[no-untyped-call]
+
+    def teardown(self) -> None:
+        """Leave RQ's list, if Redis is there to be told."""
+        if self.is_horse:
+            return
+        with contextlib.suppress(redis.RedisError):
+            self.register_death()  # type: ignore[no-untyped-call]
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Nothing here: the wait for a message looks at it, so that a suspended lane still stops when told."""
+
+    def set_state(self, state: Any, pipeline: Any = None) -> None:
+        """Nothing: a lane is busy and idle at once."""
+
+    def procline(self, message: str) -> None:
+        """Nothing: the process keeps its name."""
+
+    def subscribe(self) -> None:
+        """Nothing: commands come through the database."""
+
+    def unsubscribe(self) -> None:
+        """Nothing was subscribed to."""

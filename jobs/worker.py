@@ -1,0 +1,142 @@
+"""A worker process: one event loop for all runs, one RQ worker thread per lane, one lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from uuid import UUID
+
+import redis.asyncio
+from django.conf import settings
+from redis.exceptions import RedisError
+
+from jobs import lanes, lease, script, wakeups
+from jobs.claim import claim
+from jobs.heartbeat import Heartbeat
+from jobs.lane_worker import LaneWorker
+from jobs.pool import close_pool, get_pool
+from jobs.process import hooks
+from jobs.rq_worker import connect
+from jobs.runner import OUTAGE, Runner
+from jobs.suspects import SuspectServer
+
+logger = logging.getLogger(__name__)
+
+#: A job that this process holds by the database, but does not run, is handed back after this long. Seconds.
+ORPHAN_S = 15.0
+
+
+class WorkerProcess:
+    """Everything one `manage.py worker` does."""
+
+    def __init__(self, slots: dict[str, int], *, grace_s: float = 20.0) -> None:
+        self._slots = dict(slots)
+        self._grace_s = grace_s
+        self._stop = asyncio.Event()
+        self.runner = Runner()
+        self.heartbeat: Heartbeat | None = None
+
+    def request_stop(self) -> None:
+        """Begin to stop. Call on the loop."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Work until asked to stop; then finish or hand back what runs, and leave nothing behind."""
+        loop = asyncio.get_running_loop()
+        self.heartbeat = heartbeat = Heartbeat(
+            loop,
+            self._slots,
+            hooks.version,
+            capabilities=hooks.capabilities,
+            on_stop=self.runner.cancel,
+            on_lost=self.runner.lose,
+        )
+        await get_pool()
+        await asyncio.to_thread(heartbeat.start)
+        logger.info("worker %s serves %s", heartbeat.worker_id, self._slots, extra={"action": "worker_started"})
+        connection = connect(settings.REDIS_URL)
+        workers = [
+            LaneWorker(lane, slots, connection, self._take, loop)
+            for lane, slots in self._slots.items()
+            if lane != lanes.SUSPECT
+        ]
+        threads = [threading.Thread(target=worker.run, name=f"lane-{worker.lane}", daemon=True) for worker in workers]
+        for thread in threads:
+            thread.start()
+        suspects = SuspectServer(self._slots.get(lanes.SUSPECT, 0))
+        helpers = [
+            asyncio.create_task(work) for work in (self._listen(), self._hand_back_orphans(), suspects.keep_alive())
+        ]
+        try:
+            await self._stop.wait()
+        finally:
+            for worker in workers:
+                worker.stop()
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            await asyncio.gather(
+                suspects.stop(self._grace_s + 5),
+                self.runner.shut_down(self._grace_s),
+                *(asyncio.to_thread(thread.join, 5) for thread in threads),
+            )
+            await asyncio.to_thread(heartbeat.stop)
+            await hooks.shut_down()
+            await close_pool()
+            connection.close()
+            logger.info("worker stopped", extra={"action": "worker_stopped"})
+
+    async def _take(self, lane: str, release: Callable[[], None]) -> bool:
+        """Claim the best job of the lane and start it; ``release`` the slot when it has ended."""
+        assert self.heartbeat is not None and self.heartbeat.worker_id is not None
+        if self._stop.is_set():
+            return False
+        claimed = await script.arun(await get_pool(), claim(self.heartbeat.worker_id, lane))
+        if claimed is None:
+            return False
+        self.runner.start(claimed).add_done_callback(lambda _: release())
+        return True
+
+    async def _listen(self) -> None:
+        """Hear of cancellations at once. Without Redis the heartbeat tells of them, two seconds later."""
+        while True:
+            try:
+                async with (
+                    redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_timeout=None) as client,
+                    client.pubsub(ignore_subscribe_messages=True) as channel,
+                ):
+                    await channel.subscribe(wakeups.NUDGES)
+                    async for message in channel.listen():
+                        await self._cancel_if_asked(UUID(message["data"].decode()))
+            except (RedisError, OSError):
+                await asyncio.sleep(1)
+            except ValueError:
+                logger.warning("a nudge that names no job", extra={"action": "bad_nudge"})
+
+    async def _cancel_if_asked(self, job_id: UUID) -> None:
+        """Cancel a job that runs here if its row says so: a nudge is only a reason to look."""
+        if not self.runner.runs(job_id):
+            return
+        assert self.heartbeat is not None and self.heartbeat.worker_id is not None
+        try:
+            if job_id in await script.arun(await get_pool(), lease.asked_to_stop(self.heartbeat.worker_id)):
+                self.runner.cancel(job_id)
+        except OUTAGE as error:
+            logger.warning("could not look at a cancellation: %s", error, extra={"action": "database_outage"})
+
+    async def _hand_back_orphans(self) -> None:
+        """Hand back jobs that are ours by the database but not here: the answer to a claim or a finish was lost."""
+        while True:
+            await asyncio.sleep(ORPHAN_S / 3)
+            assert self.heartbeat is not None and self.heartbeat.worker_id is not None
+            try:
+                pool = await get_pool()
+                for job_id, fence in await script.arun(
+                    pool, lease.held(self.heartbeat.worker_id, older_than_s=ORPHAN_S)
+                ):
+                    if not self.runner.has(job_id, fence):
+                        await script.arun(pool, lease.hand_back(job_id, fence))
+            except OUTAGE as error:
+                logger.warning("could not look for orphans: %s", error, extra={"action": "database_outage"})
