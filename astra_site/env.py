@@ -50,6 +50,17 @@ def text(name: str, default: str = "", *, help: str) -> str:
     return _read(Setting(name, "text", default, help), str, default)
 
 
+def choice(name: str, default: str, choices: tuple[str, ...], *, help: str) -> str:
+    """Read one of ``choices``, whatever its case."""
+
+    def parse(raw: str) -> str:
+        if raw.upper() not in choices:
+            raise ImproperlyConfigured(f"{name} must be one of {', '.join(choices)}, not {raw!r}.")
+        return raw.upper()
+
+    return _read(Setting(name, "text", default, help), parse, default)
+
+
 def flag(name: str, default: bool = False, *, help: str) -> bool:
     """Read a yes or no: 1, true, yes, on or 0, false, no, off."""
 
@@ -82,7 +93,7 @@ def path(name: str, default: Path, *, shown: str, help: str) -> Path:
     """Read a path, made absolute against the current folder. ``shown`` is the default as the docs name it."""
 
     def parse(raw: str) -> Path:
-        return Path(os.path.abspath(os.path.expanduser(raw)))
+        return Path(raw).expanduser().resolve()
 
     return _read(Setting(name, "path", shown, help), parse, default)
 

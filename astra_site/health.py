@@ -2,17 +2,82 @@
 
 from __future__ import annotations
 
+import redis
+from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
+from django.db import Error as DatabaseError
+from django.db import connection
 from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+
+from astra_site import schema
+from jobs.lanes import DEFAULT_SLOTS
+from jobs.models import Worker
+
+REDIS_SECONDS = 2.0
+NO_DATABASE = "The database does not answer."
 
 
 @login_not_required
+@never_cache
 def healthz(request: HttpRequest) -> JsonResponse:
     """Answer as long as this process does."""
     return JsonResponse({"status": "ok"})
 
 
 @login_not_required
+@never_cache
 def readyz(request: HttpRequest) -> JsonResponse:
-    """Answer as long as this process does."""
-    return JsonResponse({"status": "ok"})
+    """Answer 200 when everything is there to run work, else 503; either way with a word or a sentence per check.
+
+    ``idle_lanes`` lists the lanes without a live worker, for a site that serves only some on purpose.
+    """
+    faults = find_faults()
+    idle = list(DEFAULT_SLOTS) if faults["migrations"] else idle_lanes()
+    body = {
+        "status": "unavailable" if any(faults.values()) else "ok",
+        "checks": {check: fault or "ok" for check, fault in faults.items()},
+        "idle_lanes": idle,
+    }
+    return JsonResponse(body, status=503 if any(faults.values()) else 200)
+
+
+def find_faults() -> dict[str, str]:
+    """Return for each check what is wrong, a sentence, or nothing."""
+    faults = {"database": database_fault(), "redis": redis_fault()}
+    if faults["database"]:
+        return faults | {"migrations": NO_DATABASE, "lanes": NO_DATABASE}
+    missing = schema.missing()
+    if missing:
+        lacks = f"The database lacks {len(missing)} migrations; run manage.py migrate."
+        return faults | {"migrations": lacks, "lanes": lacks}
+    idle = idle_lanes()
+    return faults | {"migrations": "", "lanes": f"No worker serves {', '.join(idle)}." if idle else ""}
+
+
+def database_fault() -> str:
+    """Return what is wrong with PostgreSQL, or nothing."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError:
+        return NO_DATABASE
+    return ""
+
+
+def redis_fault() -> str:
+    """Return what is wrong with Redis, or nothing."""
+    try:
+        with redis.Redis.from_url(
+            settings.REDIS_URL, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+        ) as client:
+            client.ping()
+    except redis.RedisError:
+        return "Redis does not answer."
+    return ""
+
+
+def idle_lanes() -> list[str]:
+    """Return the lanes that no live worker serves. Lane ``chat`` is served by the web processes themselves."""
+    served = {lane for lanes in Worker.objects.alive().values_list("lanes", flat=True) for lane in lanes}
+    return [lane for lane in DEFAULT_SLOTS if lane not in served]

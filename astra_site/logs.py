@@ -1,4 +1,4 @@
-"""Write logs as compact lines: time, level, process, logger, message, then ``key=value`` for what was passed as extra."""
+"""Write logs as compact lines: time, level, process, logger, message, then ``key=value`` for each extra."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ from astra_site import request_id
 
 # What every record carries anyway; anything else came by ``extra``.
 USUAL = frozenset(vars(logging.makeLogRecord({}))) | {
-    "message",
-    "asctime",
-    "taskName",
-    "request",
-    "server_time",
-    "status_code",
+    *("message", "asctime", "taskName"),
+    *("request", "server_time", "status_code"),  # put there by Django
 }
 
 
@@ -35,18 +31,17 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return ``12:00:00.123 INFO worker jobs.claim: Claimed a job. action=claim job=…``."""
-        moment = time.strftime("%H:%M:%S", time.localtime(record.created))
-        line = (
-            f"{moment}.{int(record.msecs):03d} {record.levelname} {self.process} {record.name}: {record.getMessage()}"
-        )
+        moment = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}.{int(record.msecs):03d}"
+        line = f"{moment} {record.levelname} {self.process} {record.name}: {record.getMessage()}"
         extra = {key: value for key, value in vars(record).items() if key not in USUAL}
         if current := request_id.current():
             extra.setdefault("request_id", current)
-        for key, value in extra.items():
-            shown = str(value)
-            line += (
-                f" {key}={shown!r}" if not shown or any(c.isspace() or c in "\"'" for c in shown) else f" {key}={shown}"
-            )
+        line += "".join(f" {key}={_plain(str(value))}" for key, value in extra.items())
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
+
+
+def _plain(value: str) -> str:
+    """Quote a value that would not read as one word."""
+    return value if value and not any(c.isspace() or c in "\"'" for c in value) else repr(value)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
@@ -27,8 +28,34 @@ def choose(offered: str) -> str:
     return offered if SANE.fullmatch(offered) else uuid.uuid4().hex
 
 
+def on_responses(application: ASGI3Application) -> ASGI3Application:
+    """Wrap an ASGI application, so that what does not pass through Django has its request id too."""
+    name = HEADER.lower().encode()
+
+    async def wrapped(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "lifespan":
+            await application(scope, receive, send)
+            return
+        offered = next((value for key, value in scope["headers"] if key == name), b"")
+        chosen = choose(offered.decode("latin-1"))
+
+        async def send_with_id(event: ASGISendEvent) -> None:
+            if event["type"] == "http.response.start":
+                others = [pair for pair in event["headers"] if pair[0].lower() != name]
+                event["headers"] = [*others, (name, chosen.encode())]
+            await send(event)
+
+        token = _current.set(chosen)
+        try:
+            await application(scope, receive, send_with_id)
+        finally:
+            _current.reset(token)
+
+    return wrapped
+
+
 class RequestIdMiddleware:
-    """Take ``X-Request-ID`` from the request if it is sane, else make one; answer with it. Sets ``request.id``."""
+    """Put the request's id on ``request.id`` and on the response: the one that ``on_responses`` chose, or a new one."""
 
     sync_capable = True
     async_capable = True
@@ -40,6 +67,7 @@ class RequestIdMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Answer one request."""
         if self.is_async:
             return self.answer_async(request)
         token = _current.set(self._mark(request))
@@ -65,6 +93,6 @@ class RequestIdMiddleware:
 
     @staticmethod
     def _mark(request: HttpRequest) -> str:
-        chosen = choose(request.headers.get(HEADER, ""))
+        chosen = current() or choose(request.headers.get(HEADER, ""))
         request.id = chosen  # type: ignore[attr-defined]
         return chosen

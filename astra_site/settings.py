@@ -201,6 +201,14 @@ CONTENT_SECURITY_POLICY = {
     },
 }
 
+GRACE_SECONDS = env.integer(
+    "ASTRA_GRACE_S",
+    10,
+    minimum=0,
+    maximum=3600,
+    help="How many seconds running requests and tasks have to finish when a process is told to stop.",
+)
+
 # --- Agents ------------------------------------------------------------------------------------------------------
 
 ASTRA_MODEL = env.text(
@@ -220,9 +228,9 @@ ALLOWED_PRIVATE_HOSTS = env.items(
 
 # --- Logs --------------------------------------------------------------------------------------------------------
 
-LOG_LEVEL = env.text(
-    "ASTRA_LOG_LEVEL", "INFO", help="The least level that is logged: DEBUG, INFO, WARNING or ERROR."
-).upper()
+LOG_LEVEL = env.choice(
+    "ASTRA_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"), help="The least level that is logged."
+)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -62,9 +62,8 @@ class Identity:
         """Make this identity the owner of ``folder`` and all in it. Only root can meet a folder of another owner."""
         if folder.stat().st_uid == self.owner:
             return
-        for root, folders, files in os.walk(folder):
-            for name in (*folders, *files):
-                os.chown(os.path.join(root, name), self.owner, -1, follow_symlinks=False)
+        for inner in folder.rglob("*"):
+            os.chown(inner, self.owner, -1, follow_symlinks=False)
         # Last, so that a walk cut short is taken up again.
         os.chown(folder, self.owner, -1)
 

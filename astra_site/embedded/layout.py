@@ -34,7 +34,7 @@ class Layout:
         The first start leaves a link to it in the data directory, so that a process with another ``TMPDIR`` finds it.
         """
         try:
-            linked = Path(os.readlink(self.run_link))
+            linked = self.run_link.readlink()
         except OSError:
             pass
         else:
@@ -43,7 +43,7 @@ class Layout:
         name = f"astra-{os.geteuid()}-{hashlib.sha256(os.fsencode(self.data)).hexdigest()[:12]}"
         folder = Path(tempfile.gettempdir())
         if len(os.fsencode(folder / name)) > LONGEST_RUN_DIR:
-            folder = Path("/tmp")
+            folder = Path("/tmp")  # noqa: S108  the folder made in it is checked to be private
         return folder / name
 
     @property
@@ -84,7 +84,7 @@ class Layout:
             raise EmbeddedError(f"The folder {str(self.run)!r} for sockets cannot be made: {error.strerror}.") from None
         if not _is_private(self.run):
             raise EmbeddedError(f"The folder {str(self.run)!r} for sockets is not this user's own; remove it.")
-        linked = Path(os.readlink(self.run_link)) if self.run_link.is_symlink() else None
+        linked = self.run_link.readlink() if self.run_link.is_symlink() else None
         if linked == self.run:
             return
         if linked and _is_private(linked):

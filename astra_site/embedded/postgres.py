@@ -22,17 +22,8 @@ MAJOR = 18
 ANSWER_SECONDS = 2.0
 CANNOT_CONNECT_NOW = b"C57P03\0"
 # Without these the cluster depends on a locale that the machine may lack, and text may come back as bytes.
-INITDB = (
-    "-U",
-    "astra",
-    "-A",
-    "trust",
-    "-E",
-    "UTF8",
-    "--locale=C",
-    "--locale-provider=builtin",
-    "--builtin-locale=C.UTF-8",
-)
+LOCALE = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+INITDB = ("-U", "astra", "-A", "trust", "-E", "UTF8", *LOCALE)
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -87,9 +78,8 @@ class Postgres(Server):
         """Return the command; every setting is on it, so that nothing rests on the file that initdb wrote."""
         settings = SETTINGS | (DURABLE if self.durable else FAST)
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        return self.identity.wrap(
-            [str(binary("postgres")), "-D", str(self.folder), "-k", str(self.layout.run), *options]
-        )
+        folders = ["-D", str(self.folder), "-k", str(self.layout.run)]
+        return self.identity.wrap([str(binary("postgres")), *folders, *options])
 
     def answers(self) -> bool:
         """Whether it accepts connections, tried with the first message of the protocol."""

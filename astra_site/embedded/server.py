@@ -113,7 +113,7 @@ class Server(ABC):
             if not lock.wait_exclusive(PROBE_SECONDS):
                 raise EmbeddedError(f"{self.label} of {str(self.layout.data)!r} was started by another process.")
             self.prepare(lock)
-            with open(self.log, "ab") as log:
+            with self.log.open("ab") as log:
                 self.process = subprocess.Popen(
                     ["/bin/sh", "-c", LAUNCH, str(self.layout.pid(self.name)), *self.command()],
                     cwd=self.folder,

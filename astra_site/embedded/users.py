@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from astra_site.embedded.errors import EmbeddedError
@@ -23,6 +24,8 @@ class Servers:
         # All of them: one that a killed process left is stopped too by the last user.
         self.known: list[Server] = [Postgres(self.layout, durable=durable), Valkey(self.layout, durable=durable)]
         self.servers = [s for s, is_used in zip(self.known, (postgres, valkey), strict=True) if is_used]
+        #: The names of the servers that did not run before ``enter``.
+        self.started: list[str] = []
         self._hold: Lock | None = None
 
     def enter(self) -> None:
@@ -37,8 +40,7 @@ class Servers:
             if not self._hold.try_shared():
                 raise EmbeddedError(f"The data directory {str(self.layout.data)!r} is locked by another program.")
             try:
-                for server in self.servers:
-                    server.ensure()
+                self.started = self._ensure()
             except BaseException:
                 self._stop_if_last()
                 raise
@@ -60,12 +62,15 @@ class Servers:
         return [server.label for server in self.servers if not server.is_alive()]
 
     def revive(self) -> list[str]:
-        """Start the servers that died; return their labels."""
+        """Start the servers that died; return their names."""
         turn = self._take_turn()
         try:
-            return [server.label for server in self.servers if server.ensure()]
+            return self._ensure()
         finally:
             turn.close()
+
+    def _ensure(self) -> list[str]:
+        return [server.name for server in self.servers if server.ensure()]
 
     def _stop_if_last(self) -> None:
         assert self._hold is not None
@@ -84,10 +89,9 @@ class Servers:
             self._hold = None
 
     def _remove_run_folder(self) -> None:
-        try:
+        # A killed server may have left its socket in it; then the next start cleans up.
+        with contextlib.suppress(OSError):
             self.layout.run.rmdir()
-        except OSError:
-            pass  # A socket of the other server is left in it; the next start cleans up.
 
     def _take_turn(self) -> Lock:
         turn = Lock(self.layout.lock("start"))

@@ -1,0 +1,186 @@
+"""Keep child processes running: start them, say when one dies, start it again after a while, stop them in order."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Self
+
+from astra_site.parent import Leash
+
+FIRST_S = 1.0
+MOST_S = 30.0
+STEADY_S = 60.0
+STOP_POLL_S = 0.02
+
+
+@dataclass
+class Backoff:
+    """How long to wait before the next start: a second, doubling to half a minute; a second after a steady run."""
+
+    delay: float = FIRST_S
+
+    def after(self, ran_s: float) -> float:
+        """Return the seconds to wait after a run that lasted ``ran_s``."""
+        if ran_s >= STEADY_S:
+            self.delay = FIRST_S
+        wait, self.delay = self.delay, min(self.delay * 2, MOST_S)
+        return wait
+
+
+@dataclass
+class Child:
+    """One process to keep running."""
+
+    name: str
+    command: Sequence[str]
+    #: Descriptors that it inherits.
+    keeps: Sequence[int] = ()
+    backoff: Backoff = field(default_factory=Backoff)
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    start_at: float = 0.0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process was started and has not been collected since."""
+        return self.process is not None
+
+
+class Supervisor:
+    """The children of one process. All methods are called from one thread.
+
+    ``say`` gets a sentence for people; ``on_death`` the process id of a child that ended by itself.
+    """
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        *,
+        say: Callable[[str], None],
+        on_death: Callable[[int], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.children = list(children)
+        self.say = say
+        self.on_death = on_death
+        self.clock = clock
+        self.leash = Leash()
+
+    def step(self) -> float:
+        """Collect the dead, start what is due; return the seconds until something is due again."""
+        now = self.clock()
+        for child in self.children:
+            if child.process is not None and (status := child.process.poll()) is not None:
+                self._bury(child, status, now)
+            if child.process is None and now >= child.start_at:
+                self._start(child, now)
+        return min((child.start_at - now for child in self.children if not child.is_running), default=MOST_S)
+
+    def stop(self, grace_s: float, is_hurried: Callable[[], bool] = lambda: False) -> None:
+        """Ask all children to stop, in the order given; kill what is left after ``grace_s`` seconds, or in a hurry."""
+        running = [child.process for child in self.children if child.process is not None]
+        for process in running:
+            with suppress(ProcessLookupError):
+                process.terminate()
+        deadline = time.monotonic() + grace_s
+        while any(process.poll() is None for process in running) and time.monotonic() < deadline and not is_hurried():
+            time.sleep(STOP_POLL_S)
+        self.kill()
+        self.leash.close()
+
+    def kill(self) -> None:
+        """Kill every child and what is left in its process group, now."""
+        for child in self.children:
+            if child.process is None:
+                continue
+            if child.process.poll() is None:
+                self.say(f"The {child.name} does not stop in time; it is killed.")
+            _kill_group(child.process)
+            child.process.wait()
+            child.process = None
+
+    def _start(self, child: Child, now: float) -> None:
+        child.process = subprocess.Popen(
+            child.command,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[self.leash.descriptor, *child.keeps],
+            env=os.environ | self.leash.environment(),
+            # A group of its own: Ctrl-C in the terminal reaches the child only through the supervisor.
+            process_group=0,
+        )
+        child.started_at = now
+
+    def _bury(self, child: Child, status: int, now: float) -> None:
+        assert child.process is not None
+        # What it forked must not go on beside its successor.
+        _kill_group(child.process)
+        wait = child.backoff.after(now - child.started_at)
+        child.start_at = now + wait
+        self.say(f"The {child.name} {how(status)}. It starts again in {wait:.0f} s.")
+        self.on_death(child.process.pid)
+        child.process = None
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child, if it lives, and what it left in its group."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def how(status: int) -> str:
+    """Say how a process ended."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+class Signals:
+    """Wake a loop when a child ends or someone asks to stop."""
+
+    STOPS = tuple(
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # ``nohup`` asks to live on when the terminal goes.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    )
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __enter__(self) -> Self:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        self._woken = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._ask) for number in self.STOPS}
+        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._woken)
+        self._read.close()
+        self._write.close()
+
+    def wait(self, seconds: float) -> None:
+        """Return after ``seconds``, or as soon as a signal came in."""
+        select.select([self._read], [], [], max(0.0, seconds))
+        with suppress(BlockingIOError):
+            while self._read.recv(512):
+                pass
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1

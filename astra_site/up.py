@@ -1,0 +1,247 @@
+"""All of Astra in one command: the order in which it starts, runs and stops."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandError
+from django.db import DatabaseError, connection
+
+from astra_site import embedded, listening
+from astra_site.embedded.lock import Lock
+from astra_site.embedded.postgres import Postgres
+from astra_site.supervisor import Backoff, Child, Signals, Supervisor
+from jobs import lanes, lease
+
+logger = logging.getLogger(__name__)
+
+WATCH_S = 1.0
+READY_POLL_S = 0.05
+ANSWER_S = 5.0
+# What a child may take beyond its own grace time to close its connections.
+CLOSING_S = 5.0
+RELEASE_TRIES = 5
+
+
+class Stopped(KeyboardInterrupt):
+    """Someone asked to stop while Astra was still starting."""
+
+
+def say(sentence: str) -> None:
+    """Tell the person at the terminal."""
+    # Nobody may be reading any more; that is no reason to stop.
+    with suppress(BrokenPipeError):
+        sys.stdout.write(sentence + "\n")
+        sys.stdout.flush()
+
+
+class Up:
+    """One run of ``manage.py up``."""
+
+    def __init__(self, *, host: str, port: int, workers: str, demo: bool | None) -> None:
+        self.host = host
+        self.port = port
+        self.lanes = _lanes(workers)
+        self.demo = settings.EMBEDDED_DATABASE if demo is None else demo
+        self.passwords: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Start, run until someone asks to stop, stop."""
+        for number in Signals.STOPS:
+            signal.signal(number, _stop_starting)
+        try:
+            with (
+                self._alone(),
+                listening.listen(self.host, self.port) as listener,
+                embedded.servers(
+                    settings.DATA_DIR, postgres=settings.EMBEDDED_DATABASE, valkey=settings.EMBEDDED_REDIS
+                ) as servers,
+            ):
+                try:
+                    self._prepare(servers)
+                    self._supervise(listener, servers)
+                finally:
+                    _ignore_signals()
+                    connection.close()
+        except Stopped:
+            say("Astra was stopped while it was starting.")
+
+    @property
+    def url(self) -> str:
+        """The address people open on this machine."""
+        return f"http://[{self.reach}]:{self.port}" if ":" in self.reach else f"http://{self.reach}:{self.port}"
+
+    @property
+    def reach(self) -> str:
+        """The host to reach the site at from this machine."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the only ``up`` on the data directory; the kernel lets go of the lock if this process is killed."""
+        folder = Path(settings.DATA_DIR)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = Lock(folder / "up.lock")
+        try:
+            if not lock.try_exclusive():
+                where = (folder / "up.lock").read_text().strip() or "starting"
+                raise CommandError(f"Astra already runs on the data directory {str(folder)!r} ({where}).")
+            (folder / "up.lock").write_text(self.url + "\n")
+            yield
+        finally:
+            lock.close()
+
+    def _prepare(self, servers: embedded.Servers) -> None:
+        """Bring the database up to date, load the agents, make the demo users."""
+        from agents import registry
+        from astra_site import demo, schema
+
+        if schema.migrate():
+            say("The database is up to date.")
+        if Postgres.name in servers.started:
+            # Nobody held the servers, so whoever ran jobs on them is gone.
+            lease.release_all()
+        registry.load(settings.ASTRA_CONFIG)
+        if self.demo and demo.is_due():
+            self.passwords = demo.create()
+
+    def _supervise(self, listener: socket.socket, servers: embedded.Servers) -> None:
+        """Run the children until someone asks to stop; stop them, and the sockets they would serve, first."""
+        with Signals() as signals:
+            supervisor = Supervisor(self._children(listener), say=say, on_death=_release_soon)
+            try:
+                supervisor.step()
+                threading.Thread(target=self._announce, name="announce", daemon=True).start()
+                watch = Watch(servers)
+                while not signals.asked:
+                    due = supervisor.step()
+                    watch.look()
+                    signals.wait(min(due, WATCH_S))
+            finally:
+                say("Astra stops.")
+                listener.close()
+                asked = signals.asked
+                supervisor.stop(settings.GRACE_SECONDS + CLOSING_S, is_hurried=lambda: signals.asked > asked)
+
+    def _children(self, listener: socket.socket) -> list[Child]:
+        """Return the processes to run, in the order in which they are asked to stop."""
+        os.environ["ASTRA_PORT"] = str(self.port)
+        manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
+        lanes = [word for lane, slots in self.lanes.items() for word in ("--lane", f"{lane}:{slots}")]
+        number = listener.fileno()
+        return [
+            Child("web server", [*manage, "web", "--fd", str(number)], keeps=[number]),
+            Child("worker", [*manage, "worker", *lanes]),
+            Child("scheduler", [*manage, "scheduler"]),
+        ]
+
+    def _announce(self) -> None:
+        """Say that Astra is ready, once the site answers and every lane has its worker."""
+        while not self._is_ready():
+            time.sleep(READY_POLL_S)
+        say(f"Astra is ready at {self.url}")
+        if self.passwords:
+            say("Sign in as one of the demo users. These passwords are shown only now:")
+            for name, password in self.passwords.items():
+                say(f"  {name:<10} {password}")
+        elif self.demo:
+            say(f"Forgot a demo user's password? Set a new one: {sys.executable} manage.py changepassword operator")
+
+    def _is_ready(self) -> bool:
+        """Ask the site itself, as a load balancer would; the lanes that this run leaves out are not waited for."""
+        client = http.client.HTTPConnection(self.reach, self.port, timeout=ANSWER_S)
+        try:
+            client.request("GET", "/readyz", headers={"Host": _allowed_host()})
+            answer: dict[str, Any] = json.loads(client.getresponse().read())
+        except (OSError, ValueError, http.client.HTTPException):
+            return False
+        finally:
+            client.close()
+        others = {fault for check, fault in answer["checks"].items() if check != "lanes"}
+        return others == {"ok"} and set(answer["idle_lanes"]).isdisjoint(self.lanes)
+
+
+class Watch:
+    """Looks after the embedded servers, which are nobody's children for long."""
+
+    def __init__(self, servers: embedded.Servers) -> None:
+        self.servers = servers
+        self.backoff = Backoff()
+        self.revived_at = 0.0
+        self.look_at = 0.0
+
+    def look(self) -> None:
+        """Start again what died, at most once a second and ever less often if it keeps dying."""
+        now = time.monotonic()
+        if now < self.look_at:
+            return
+        self.look_at = now + WATCH_S
+        dead = self.servers.dead()
+        if not dead:
+            return
+        say(f"{' and '.join(dead)} died; it is started again.")
+        try:
+            self.servers.revive()
+        except embedded.EmbeddedError as error:
+            say(str(error))
+        now = time.monotonic()
+        self.look_at = now + self.backoff.after(now - self.revived_at)
+        self.revived_at = now
+
+
+def _release_soon(pid: int) -> None:
+    """Take the jobs of a dead child from it at once, beside the loop, for the database may be slow or away."""
+    threading.Thread(target=_release, args=(pid,), name=f"release-{pid}", daemon=True).start()
+
+
+def _release(pid: int) -> None:
+    try:
+        for _ in range(RELEASE_TRIES):
+            with suppress(DatabaseError):
+                lease.release_dead(pid=pid)
+                return
+            connection.close()
+            time.sleep(1)
+        logger.warning(
+            "could not release a dead process's jobs, its lease does", extra={"action": "release", "pid": pid}
+        )
+    finally:
+        connection.close()
+
+
+def _lanes(workers: str) -> dict[str, int]:
+    """Read ``--workers``."""
+    try:
+        return lanes.parse([text.strip() for text in workers.split(",") if text.strip()])
+    except lanes.UnknownLane as error:
+        raise CommandError(str(error)) from None
+
+
+def _allowed_host() -> str:
+    """Return a host name that the site answers to."""
+    first = settings.ALLOWED_HOSTS[0].lstrip(".")
+    return "localhost" if first == "*" else first
+
+
+def _stop_starting(number: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def _ignore_signals() -> None:
+    """Let nothing interrupt the stop of the servers: it is short, and it keeps the data."""
+    for number in Signals.STOPS:
+        signal.signal(number, signal.SIG_IGN)
