@@ -89,6 +89,8 @@ class ModePolicy:
     cost_ceiling: CostCeiling
     #: The share of finished runs that is judged, 0 to 1.
     eval_sampling: float
+    #: The mean score that judged runs are expected to reach, 0 to 1; None where nobody has measured one yet.
+    baseline: float | None
     #: What makes two invocations the same one.
     idempotency: tuple[str, ...]
     provider: Provider
@@ -125,6 +127,7 @@ POLICIES: Mapping[Mode, ModePolicy] = MappingProxyType(
                 on_failure=OnFailure(attempts=2, then="escape"),
                 cost_ceiling=CostCeiling(Decimal("0.05"), per="run"),
                 eval_sampling=0.01,
+                baseline=0.81,
                 idempotency=("session", "client_id"),
                 provider=Provider(priority=0, share=1.0),
                 pause="approval-or-restart",
@@ -137,6 +140,7 @@ POLICIES: Mapping[Mode, ModePolicy] = MappingProxyType(
                 on_failure=OnFailure(attempts=3, then="dead-letter"),
                 cost_ceiling=CostCeiling(Decimal("0.50"), per="run"),
                 eval_sampling=0.05,
+                baseline=0.78,
                 idempotency=("user", "endpoint", "key"),
                 provider=Provider(priority=1, share=0.9),
                 pause="full-wait",
@@ -149,6 +153,7 @@ POLICIES: Mapping[Mode, ModePolicy] = MappingProxyType(
                 on_failure=OnFailure(attempts=3, then="retry-shard"),
                 cost_ceiling=CostCeiling(Decimal(500), per="batch"),
                 eval_sampling=1.0,
+                baseline=0.86,
                 idempotency=("row",),
                 provider=Provider(priority=3, share=0.5),
                 pause="shard-restart",
@@ -161,6 +166,7 @@ POLICIES: Mapping[Mode, ModePolicy] = MappingProxyType(
                 on_failure=OnFailure(attempts=1, then="next-fire"),
                 cost_ceiling=CostCeiling(Decimal(2), per="run"),
                 eval_sampling=1.0,
+                baseline=None,
                 idempotency=("schedule", "user", "fire_time"),
                 provider=Provider(priority=2, share=0.8),
                 pause="fire-again",
