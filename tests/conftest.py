@@ -1,4 +1,4 @@
-"""One PostgreSQL and one Valkey for the whole run, in a temporary folder; each xdist worker has its own database in both.
+"""One PostgreSQL and one Valkey for the whole run, in a temporary folder; each xdist worker has a database in both.
 
 No developer's setting, key or data directory reaches a test.
 """
@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import django
 import pytest
 import redis
 from django.conf import settings as django_settings
@@ -44,6 +45,7 @@ def _hermetic() -> Path:
 
 
 DATA_DIR = _hermetic()
+django.setup()  # pytest-django looked before the settings were chosen
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
