@@ -7,10 +7,13 @@ from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVector, SearchVectorField
 from django.db import models
 from django.db.models import GeneratedField, Q
-from django.db.models.functions import Now
+from django.db.models.functions import Cast, Left, Now
 
 from agents.modes import Mode
 from jobs.models import Job
+
+#: What a task is searched by: the beginning of its input, for PostgreSQL refuses a search vector of more than 1 MiB.
+SEARCHED_INPUT = SearchVector(Left(Cast("input", models.TextField()), 10_000), config="simple")
 
 MODE_CHOICES = [(mode.value, mode.label) for mode in Mode]
 MODE_KNOWN = Q(mode__in=[mode.value for mode in Mode])
@@ -58,8 +61,8 @@ class ConfigLoad(models.Model):
     """One load of `astra.yml` that changed something. The newest is what holds; other processes notice its id."""
 
     at = models.DateTimeField(db_default=Now())
-    digest = models.CharField(max_length=64, help_text="SHA-256 of the configuration, normalised.")
     lanes = models.JSONField(default=dict, help_text="Slots and depth by lane, as declared.")
+    programs = models.JSONField(default=list, help_text="Modules that define programs.")
     changes = models.JSONField(default=list, help_text="What the load changed.")
     actor = models.CharField(max_length=150)
 
@@ -100,6 +103,8 @@ class Run(models.Model):
             # The task list filtered by endpoint or by agent, newest first.
             models.Index(fields=["endpoint", "-job"], name="run_by_endpoint"),
             models.Index(fields=["agent", "-job"], name="run_by_agent"),
+            # Words of the input, in the task list's search (`agents.queries`).
+            GinIndex(SEARCHED_INPUT, name="run_search"),
             # Figures per mode.
             models.Index(fields=["mode", "-created_at"], name="run_by_mode"),
         ]

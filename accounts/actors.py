@@ -1,0 +1,30 @@
+"""Say who acts in a request, for the audit trail."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.http import HttpRequest
+
+from audit.models import AuditEntry
+from audit.trail import Actor
+
+REQUEST_ID_LENGTH = AuditEntry._meta.get_field("request_id").max_length
+
+
+def actor_of(request: HttpRequest, user: AbstractBaseUser | AnonymousUser | None = None) -> Actor:
+    """Return who makes the request: ``user`` if it was told by a token, else the session's, from which address."""
+    return Actor(
+        user=user or request.user,
+        address=_address(request.META.get("REMOTE_ADDR", "")),
+        request_id=str(getattr(request, "id", ""))[:REQUEST_ID_LENGTH],
+    )
+
+
+def _address(text: str) -> str | None:
+    """Return the address if it is one: behind a Unix socket there is none."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None

@@ -1,0 +1,130 @@
+"""Reads of tasks, shared by the API, the commands and the console."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.postgres.search import SearchQuery, SearchVectorExact
+from django.db.models import Q, QuerySet
+
+from accounts import roles
+from agents.models import SEARCHED_INPUT, Run, Step
+from jobs.states import State
+
+T = TypeVar("T")
+
+_WORDS = re.compile(r"\w+")
+_HEX = re.compile(r"[0-9a-f]{8,32}")
+
+
+class BadCursor(ValueError):
+    """The cursor is none that a list answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks. Empty means all; ``q`` is words of the input, each may be the beginning of one, or a task's id."""
+
+    status: Sequence[str] = ()
+    endpoint: str = ""
+    agent: str = ""
+    q: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of a list, and the cursor of the next part; None at the end."""
+
+    items: list[T]
+    next_cursor: str | None
+
+
+def visible_to(user: AbstractBaseUser | AnonymousUser) -> QuerySet[Run]:
+    """Return the tasks a user may see: their own, or all for an operator. Newest first."""
+    runs = Run.objects.select_related("job", "endpoint", "agent", "user").order_by("-job_id")
+    return runs if roles.is_operator(user) else runs.filter(user_id=user.pk)
+
+
+def matching(runs: QuerySet[Run], wanted: TaskFilter) -> QuerySet[Run]:
+    """Narrow the tasks down."""
+    if wanted.status:
+        runs = runs.filter(job__state__in=wanted.status)
+    if wanted.endpoint:
+        runs = runs.filter(endpoint__name=wanted.endpoint)
+    if wanted.agent:
+        runs = runs.filter(agent__name=wanted.agent)
+    if wanted.q:
+        runs = runs.filter(_search(wanted.q))
+    return runs
+
+
+def page(runs: QuerySet[Run], *, cursor: str = "", limit: int = 50) -> Page[Run]:
+    """Return one page of tasks, newest first. A page costs the same however deep it lies.
+
+    Raises:
+        BadCursor: it was not made here.
+    """
+    if cursor:
+        runs = runs.filter(job_id__lt=_decode(cursor, UUID))
+    found = list(runs[: limit + 1])
+    more = len(found) > limit
+    return Page(found[:limit], _encode(found[limit - 1].job_id) if more else None)
+
+
+def steps(run: Run, *, epoch: int | None = None, cursor: str = "", limit: int = 50) -> Page[Step]:
+    """Return the journal of a run in the order of its steps: of its current epoch, or of an older one.
+
+    Raises:
+        BadCursor: it was not made here.
+    """
+    found = Step.objects.filter(run=run, epoch=epoch or run.journal_epoch).order_by("id")
+    if cursor:
+        found = found.filter(id__gt=_decode(cursor, int))
+    rows = list(found[: limit + 1])
+    more = len(rows) > limit
+    return Page(rows[:limit], _encode(rows[limit - 1].pk) if more else None)
+
+
+def usage(run: Run) -> dict[str, Any]:
+    """Return what a run has used. The cost is None once a model without a known price was used."""
+    return {
+        "input_tokens": run.input_tokens,
+        "output_tokens": run.output_tokens,
+        "cost_usd": float(run.cost_usd) if run.cost_known else None,
+    }
+
+
+def error(run: Run) -> dict[str, Any] | None:
+    """Return the last problem of a run that has not succeeded."""
+    return None if run.job.state == State.SUCCEEDED else run.job.error
+
+
+def _search(text: str) -> Q:
+    """Find words in the input, or a task by its id or the beginning of it."""
+    compact = text.strip().lower().replace("-", "")
+    if _HEX.fullmatch(compact):
+        low, high = UUID(compact.ljust(32, "0")), UUID(compact.ljust(32, "f"))
+        return Q(job_id__gte=low, job_id__lte=high)
+    words = _WORDS.findall(text)
+    if not words:
+        return Q(pk__in=[])
+    found = SearchQuery(" & ".join(f"{word}:*" for word in words), config="simple", search_type="raw")
+    return Q(SearchVectorExact(SEARCHED_INPUT, found))
+
+
+def _encode(value: object) -> str:
+    return base64.urlsafe_b64encode(str(value).encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str, kind: type[T]) -> T:
+    try:
+        return kind(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode())  # type: ignore[call-arg]
+    except (ValueError, binascii.Error):
+        raise BadCursor("This cursor was not made by this list.") from None
