@@ -23,15 +23,15 @@ COUNT_UP_TO = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """A count that stopped at `COUNT_UP_TO`: ``more`` tells that there are more than ``number``."""
+    """A count that stopped somewhere: ``more`` tells that there are more than ``number``."""
 
     number: int
     more: bool = False
 
     @classmethod
-    def of(cls, counted: int) -> Bounded:
-        """Return the count of at most `COUNT_UP_TO` + 1 rows."""
-        return cls(min(counted, COUNT_UP_TO), counted > COUNT_UP_TO)
+    def of(cls, counted: int, up_to: int = COUNT_UP_TO) -> Bounded:
+        """Return the count of at most ``up_to`` + 1 rows."""
+        return cls(min(counted, up_to), counted > up_to)
 
     def __bool__(self) -> bool:
         return self.number > 0
@@ -118,8 +118,6 @@ class Stuck:
     blocked: Sequence[tuple[str, int]]
     #: Scheduled jobs whose time came over half a minute ago: no reconciler runs.
     overdue: Bounded
-    #: Queued jobs that need what no live worker has loaded, by what they need.
-    unserved: Sequence[tuple[str, int]]
 
 
 _STUCK = f"""
@@ -135,15 +133,7 @@ SELECT
     ) r),
     (SELECT count(*) FROM (
         SELECT 1 FROM jobs_job WHERE state = 'scheduled' AND run_at < now() - interval '30 seconds' LIMIT {COUNT_UP_TO + 1}
-    ) s),
-    (SELECT coalesce(jsonb_agg(jsonb_build_array(requires, n) ORDER BY n DESC, requires), '[]') FROM (
-        SELECT requires, count(*) AS n
-        FROM (SELECT requires FROM jobs_job WHERE state = 'queued' AND requires IS NOT NULL LIMIT {COUNT_UP_TO}) q
-        WHERE requires NOT IN (
-            SELECT unnest(capabilities) FROM jobs_worker WHERE ended_at IS NULL AND lease_until > now()
-        )
-        GROUP BY requires
-    ) u)
+    ) s)
 """
 
 
@@ -151,24 +141,19 @@ def stuck() -> Stuck:
     """Return what does not go on by itself. One statement."""
     with connection.cursor() as cursor:
         cursor.execute(_STUCK)
-        dead, today, blocked, overdue, unserved = cursor.fetchone()
+        dead, today, blocked, overdue = cursor.fetchone()
+    pairs = json.loads(blocked) if isinstance(blocked, str) else blocked
     return Stuck(
         dead=Bounded.of(dead),
         dead_today=Bounded.of(today),
-        blocked=_pairs(blocked),
+        blocked=[(reason, number) for reason, number in pairs],
         overdue=Bounded.of(overdue),
-        unserved=_pairs(unserved),
     )
 
 
-def _pairs(value: Any) -> list[tuple[str, int]]:
-    pairs = json.loads(value) if isinstance(value, str) else value
-    return [(name, number) for name, number in pairs]
-
-
-def newest_dead_letters(limit: int) -> list[Job]:
-    """Return the jobs that became dead letters last, newest first."""
-    return list(Job.objects.dead().order_by("-finished_at")[:limit])
+def newest_dead_letters() -> QuerySet[Job]:
+    """Return the dead letters, the last to come first."""
+    return Job.objects.dead().order_by("-finished_at")
 
 
 def workers(limit: int) -> list[Worker]:
@@ -183,7 +168,6 @@ def workers(limit: int) -> list[Worker]:
     )
 
 
-def waits_for_people(limit: int) -> tuple[Bounded, list[Wait]]:
-    """Return how many decisions are open, and those that have been so longest. Two statements."""
-    waits = Wait.objects.filter(kind=Wait.Kind.PERSON, resolved_at=None)
-    return bounded_count(waits), list(waits.select_related("job").order_by("created_at")[:limit])
+def waits_for_people() -> QuerySet[Wait]:
+    """Return the decisions that people have yet to make, the oldest first."""
+    return Wait.objects.filter(kind=Wait.Kind.PERSON, resolved_at=None).order_by("created_at")

@@ -39,7 +39,7 @@ def _hermetic() -> Path:
         "ASTRA_MODEL": "demo",
         "DATABASE_URL": embedded.database_url(data_dir, f"test_{WORKER}"),
         "REDIS_URL": embedded.redis_url(data_dir, number),
-        "DJANGO_SETTINGS_MODULE": "astra_site.settings",
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
     }
     return data_dir
 

@@ -1,0 +1,171 @@
+"""Tell a job's story in words, from its events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from jobs.models import JobEvent
+from jobs.states import ENDED, State
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One line of the story."""
+
+    event_id: int
+    at: datetime
+    #: A state, or another word that names what happened, for its icon.
+    mark: str
+    #: good, busy, warn, bad, or nothing.
+    hue: str
+    words: str
+    detail: str = ""
+    #: Until the next change of state; None for what has no length, and for the last.
+    lasted: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of time in one state."""
+
+    state: State
+    began: datetime
+    #: None while it goes on.
+    ended: datetime | None
+
+
+#: What makes a job ready, in words. What then becomes of it is said after a comma.
+_READY = {
+    "submitted": "Submitted",
+    "due": "Its time came",
+    "unblocked": "Nothing stops it any more",
+    "resolved": "What it waited for came",
+    "handed-back": "Its worker stopped and handed it back",
+    "lease-lost": "Its worker stopped answering",
+    "worker-died": "Its worker died",
+    "worker-stopped": "Its worker stopped",
+    "orphaned": "Its worker had lost track of it",
+    "redriven": "Redriven",
+    "held": "Held back",
+}
+_LOST = frozenset({"lease-lost", "worker-died", "worker-stopped", "orphaned"})
+_NOW = {State.QUEUED: "queued", State.BLOCKED: "blocked", State.SCHEDULED: "scheduled"}
+
+
+def tell(events: Iterable[JobEvent]) -> list[Moment]:
+    """Return the story of changes of state and failed steps, oldest first."""
+    told = [event for event in events if _is_told(event)]
+    moments = []
+    changes = [event.at for event in told if event.kind == JobEvent.Kind.STATE and event.old != event.new]
+    for event in told:
+        mark, hue, words, detail = _say(event)
+        is_change = event.kind == JobEvent.Kind.STATE and event.old != event.new
+        later = next((at for at in changes if at > event.at), None) if is_change else None
+        moments.append(Moment(event.pk, event.at, mark, hue, words, detail, later - event.at if later else None))
+    return moments
+
+
+def phases(events: Iterable[JobEvent]) -> list[Phase]:
+    """Return the stretches of time that a job spent in each state, oldest first; an end is no stretch."""
+    changes = [event for event in events if event.kind == JobEvent.Kind.STATE and event.old != event.new]
+    found = []
+    for place, event in enumerate(changes):
+        if event.new in ENDED:
+            continue
+        ended = changes[place + 1].at if place + 1 < len(changes) else None
+        found.append(Phase(State(event.new), event.at, ended))
+    return found
+
+
+def in_words(reasons: Sequence[str]) -> list[str]:
+    """Say why a job is blocked."""
+    return [_reason(reason) for reason in reasons]
+
+
+def _is_told(event: JobEvent) -> bool:
+    if event.kind == JobEvent.Kind.STEP:
+        return event.reason == "failed"
+    return event.kind in (JobEvent.Kind.STATE, JobEvent.Kind.EMIT)
+
+
+def _say(event: JobEvent) -> tuple[str, str, str, str]:
+    data = event.data or {}
+    if event.kind == JobEvent.Kind.STEP:
+        problem = data.get("problem") or {}
+        return "step", "warn", f"Step {data.get('name', '')} failed", _problem(problem)
+    if event.kind == JobEvent.Kind.EMIT:
+        return "emit", "", f"Published {event.reason or data.get('name', 'an event')}", ""
+    if event.reason == "cancel-requested":
+        return "cancelled", "", f"{event.actor} asked it to stop", ""
+    if event.new == State.RUNNING:
+        return "running", "busy", "Taken by a worker", str(event.worker) if event.worker else ""
+    if event.new in ENDED:
+        return _end(event, data)
+    if event.reason == "retry":
+        delay = data.get("delay_s")
+        return (
+            "redrive",
+            "warn",
+            f"Failed; tried again in {delay:g} s" if delay else "Failed; tried again",
+            _problem(data),
+        )
+    if event.new == State.WAITING:
+        kinds = ", ".join(f"{wait['kind']} {wait['key']}" for wait in data.get("waits", []))
+        return "waiting", "", "Parked: it holds no worker while it waits", kinds
+    return _ready(event, data)
+
+
+def _ready(event: JobEvent, data: dict[str, Any]) -> tuple[str, str, str, str]:
+    words = _READY.get(event.reason, "")
+    if event.reason == "redriven":
+        start = "from its last step" if data.get("from") == "checkpoint" else "from the start"
+        words = f"Redriven {start}" + (f" by {event.actor}" if event.actor else "")
+    elif not words:
+        words, detail = "Can't go on", _problem(data) or _reason(event.reason)
+        return str(event.new), "warn", words, detail
+    detail = (
+        "It runs next alone in a process of its own." if event.reason in _LOST and event.new == State.QUEUED else ""
+    )
+    mark = "lost" if event.reason in _LOST else str(event.new)
+    hue = "warn" if event.reason in _LOST or event.new == State.BLOCKED else ""
+    return mark, hue, f"{words}, {_NOW[State(event.new)]}", detail
+
+
+def _end(event: JobEvent, data: dict[str, Any]) -> tuple[str, str, str, str]:
+    if event.new == State.SUCCEEDED:
+        return "succeeded", "good", "Succeeded", ""
+    if event.new == State.DEAD:
+        return (
+            "dead",
+            "bad",
+            "Out of attempts: a dead letter" if data.get("retriable", True) else "Failed for good",
+            _problem(data),
+        )
+    by = f" by {event.actor}" if event.actor else ""
+    if event.new == State.DISCARDED:
+        return "discarded", "", f"Discarded{by}", str(data.get("note", ""))
+    return "cancelled", "", f"Cancelled{by}", ""
+
+
+def _problem(problem: dict[str, Any]) -> str:
+    title, detail = str(problem.get("title", "")), str(problem.get("detail", ""))
+    return ": ".join(dict.fromkeys(part for part in (title, detail) if part))
+
+
+def _reason(reason: str) -> str:
+    kind, _, rest = reason.partition(":")
+    match kind:
+        case "partition":
+            return "an older task of the same partition key goes first"
+        case "hold":
+            return f"a hold on {rest}"
+        case "no-worker":
+            return f"no running worker has loaded {rest.removeprefix('agent:')}"
+        case "version":
+            return "the agent's program changed under it: redrive it from the start"
+        case "cap":
+            return "a spending cap is reached"
+    return reason
