@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -84,7 +84,7 @@ class ModelPort(Protocol):
     async def request(self, call: ModelCall) -> Reply:
         """Ask, wait for the whole reply."""
 
-    def stream(self, call: ModelCall) -> AsyncIterator[Delta | ToolCall | Reply]:
+    def stream(self, call: ModelCall) -> AsyncGenerator[Delta | ToolCall | Reply, None]:
         """Ask, yield pieces as they come; the last item is the whole Reply. Closing it closes the request."""
 
     def upper_bound_usd(self, call: ModelCall) -> Any:

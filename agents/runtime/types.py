@@ -75,6 +75,12 @@ class Reply(Value):
         """Return the reply as the assistant's message of the next request."""
         return Message(role="assistant", text=self.text, calls=self.calls)
 
+    def as_output(self) -> Any:
+        """Return the reply as a run's output: its data, or `{"text"}`, with `"truncated": true` if it was cut off."""
+        if self.data is not None:
+            return self.data
+        return {"text": self.text, "truncated": True} if self.finish == "length" else {"text": self.text}
+
 
 class ToolSpec(Value):
     """A tool as a model sees it."""

@@ -1,0 +1,328 @@
+"""What a program is given: ordinary Python whose awaits on it are journaled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import hashlib
+import inspect
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from agents.runtime.answering import Answer
+from agents.runtime.asking import Asker, Attempts, Send
+from agents.runtime.branches import Branch, Gate, Slot, enter_task
+from agents.runtime.calling import Caller
+from agents.runtime.drafting import Ask, Choice, Drafter, identity, outline
+from agents.runtime.errors import StepFailed
+from agents.runtime.failures import as_run_error
+from agents.runtime.meter import Meter, Totals
+from agents.runtime.parallel import contained, settle
+from agents.runtime.plain import plain
+from agents.runtime.ports import Journal, ModelPort, NullTransport, StepKind, ToolBox, Transport
+from agents.runtime.recorder import Done, Recorder, problem
+from agents.runtime.types import AgentSpec, Limits, ModelCall, Reply, ToolCall, ToolResult
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the site sets for every run."""
+
+    #: Batchable tool calls of one turn that run side by side (`tools.batching.maxBatchSize`).
+    max_batch_size: int = 8
+    #: Of one step, in bytes of JSON.
+    max_output_bytes: int = 4 * 1024 * 1024
+    attempts: Attempts = field(default_factory=Attempts)
+    #: What a streamed reply is held back at most while a tool call could still come.
+    head_chars: int = 200
+    head_s: float = 0.6
+    #: Of one model request.
+    request_timeout_s: float = 120.0
+    #: How long a program may take to unwind once it is stopped.
+    unwind_s: float = 5.0
+    #: Runs the synchronous functions given to `ctx.step`; None is the loop's own.
+    executor: Executor | None = None
+
+
+class RunContext:
+    """One run as its program sees it. `agents.runtime.run.execute` runs a program with it, once."""
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        agent: AgentSpec,
+        input: Any,
+        journal: Journal,
+        port: ModelPort,
+        toolbox: ToolBox,
+        transport: Transport | None = None,
+        user_id: int | None = None,
+        limits: Limits | None = None,
+        seed: int = 0,
+        elapsed_s: float = 0.0,
+        options: Options | None = None,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        """Make the context of one claim of a run.
+
+        ``limits`` are the agent's own where there are no narrower ones. ``elapsed_s`` is how long ago the run was
+        submitted: it counts against the latency budget.
+        """
+        self.run_id = run_id
+        self.user_id = user_id
+        self.agent = agent
+        self.input = input
+        self.limits = limits or agent.limits
+        self.options = options or Options()
+        self._seed = seed
+        self._elapsed_s = elapsed_s
+        self._began = asyncio.get_running_loop().time()
+        self._transport = transport or NullTransport()
+        self._port = port
+        self.gate = Gate()
+        self.recorder = Recorder(
+            journal, self._transport, self.gate, clock or (lambda: datetime.now(UTC)), self.options.max_output_bytes
+        )
+        self.meter = Meter(self.limits, agent.models, port, lambda: self._age_s() * 1000)
+        self._drafter = Drafter(agent, toolbox, self.gate, self.options.request_timeout_s)
+        self._asker = Asker(self.meter, agent.models, self.options.attempts, self.left_s)
+        self._answer = Answer(port, self._transport, self.options.head_chars, self.options.head_s)
+        self._caller = Caller(toolbox, agent, self.recorder, self.options.max_batch_size, run_id, user_id)
+
+    # --- models --------------------------------------------------------------------------------------------------
+
+    async def model(
+        self,
+        name: str,
+        messages: Ask,
+        *,
+        tools: bool | Sequence[str] = False,
+        tool_choice: Choice = "auto",
+        output: dict[str, Any] | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply:
+        """Ask a model and return its reply, as the step ``name``.
+
+        The agent's instructions go first unless the messages begin with a system message. ``tools`` offers all of the
+        agent's tools or those named. ``output`` is a JSON schema: the reply's `data` then fits it. ``max_tokens``
+        bounds the reply, else all that is left does: give it to calls that run side by side, or each waits for the
+        one before.
+
+        Raises:
+            RunError: BudgetExceeded, ModelUnavailable, ModelRefused, BadReply, ContextOverflow …
+        """
+        with self.gate.enter("model") as branch:
+            draft = self._drafter.draft(messages, tools, tool_choice, output)
+            slot = self._slot(branch, name, "model", draft, max_tokens)
+            return await self._turn(branch, slot, draft, max_tokens, self._port.request)
+
+    async def compose(
+        self, answer: Ask | Reply, *, tools: bool = True, name: str = "compose", max_tokens: int | None = None
+    ) -> Reply:
+        """Write the answer, or one part of it: the only thing that streams, and nothing else runs meanwhile.
+
+        A text (or a reply's text) is the answer as it stands. Messages are put to a model, whose text streams; with
+        ``tools`` the agent's tools are offered and the reply may ask for calls instead (its text is then a preamble) or
+        as well (then they are for a turn that follows).
+
+        Raises:
+            Misuse: it is called inside `ctx.gather`.
+            RunError: as `model`.
+        """
+        with self.gate.enter("compose") as branch:
+            if branch.path:
+                raise self.gate.misuse("ctx.compose was called inside ctx.gather: an answer is written alone.")
+            if isinstance(answer, str | Reply):
+                reply = await self._say(branch, name, answer if isinstance(answer, str) else answer.text)
+            else:
+                draft = self._drafter.draft(answer, tools)
+                slot = self._slot(branch, name, "compose", draft, max_tokens)
+                reply = await self._turn(branch, slot, draft, max_tokens, self._answer.stream)
+            self._answer.went_out(reply)
+            return reply
+
+    async def _say(self, branch: Branch, name: str, text: str) -> Reply:
+        async def work() -> Done:
+            await self._answer.say(text)
+            return Done(plain(Reply(text=text)), text)
+
+        text = plain(text)
+        slot = self.recorder.take(branch, name, "compose", {"text": text})
+        return Reply.model_validate(await self.recorder.once(branch, slot, work))
+
+    async def _turn(self, branch: Branch, slot: Slot, draft: ModelCall, want: int | None, send: Send) -> Reply:
+        async def work() -> Done:
+            started = self.recorder.clock()
+            reply = await self._asker.ask(
+                draft, want, send, lambda error, line: self.recorder.fail(slot, error, started, line)
+            )
+            calls = ", ".join(call.tool for call in reply.calls)
+            summary = f"{reply.text} → {calls}" if calls else reply.text
+            return Done(plain(reply, f"The reply of step {slot.name!r}"), summary, reply.model, reply.usage, turns=1)
+
+        return Reply.model_validate(await self.recorder.once(branch, slot, work))
+
+    def _slot(self, branch: Branch, name: str, kind: StepKind, draft: ModelCall, want: int | None) -> Slot:
+        given = identity(draft, want)
+        return self.recorder.take(branch, name, kind, given, outline(given))
+
+    # --- tools and functions -------------------------------------------------------------------------------------
+
+    async def tools(self, calls: Sequence[ToolCall]) -> tuple[ToolResult, ...]:
+        """Run the calls a model asked for, each as a step, and return their results in the same order.
+
+        Calls of batchable tools run together; any other runs alone, after those asked for before it. A call that
+        fails, times out or names an unknown tool gives a result with ``ok=False``.
+        """
+        with self.gate.enter("tools") as branch:
+            return await self._caller.run(branch, calls)
+
+    async def step(self, name: str, fn: Callable[..., Any], *args: Any) -> Any:
+        """Run any function once and return its result as plain JSON, now and on every replay.
+
+        A synchronous function runs in a thread. Its arguments and its result are JSON, or models and dataclasses,
+        which become dicts.
+
+        Raises:
+            StepFailed: the function raised. A RunError that it raised itself comes as it is.
+            NotJson, OutputTooLarge: its arguments or its result cannot be kept.
+        """
+        with self.gate.enter(f"step({name!r})") as branch:
+
+            async def work() -> Done:
+                output = plain(await self._call(name, fn, args), f"The output of step {name!r}")
+                return Done(output)
+
+            given = [plain(arg, f"Argument {i} of step {name!r}") for i, arg in enumerate(args, 1)]
+            return await self.recorder.once(branch, self.recorder.take(branch, name, "step", given), work)
+
+    async def _call(self, name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        try:
+            if inspect.iscoroutinefunction(fn):
+                return await fn(*args)
+            context = contextvars.copy_context()
+            result, failure = await asyncio.get_running_loop().run_in_executor(
+                self.options.executor, context.run, _attempt, fn, args
+            )
+            if failure is not None:
+                raise failure
+            return await result if inspect.isawaitable(result) else result
+        except (Exception, SystemExit) as raised:
+            error = as_run_error(raised, StepFailed, step=name)
+            raise error from error.__cause__
+
+    async def gather(self, *coroutines: Coroutine[Any, Any, Any], limit: int | None = None) -> list[Any]:
+        """Run coroutines side by side, at most ``limit`` at a time, and return their results in order.
+
+        The first failure cancels the others, waits for them and is raised; an exception of the program's own comes as
+        a ProgramError, so that a replay raises the same.
+        """
+        try:
+            with self.gate.enter("gather") as branch:
+                return await self._gather(branch, coroutines, limit)
+        finally:
+            for one in coroutines:
+                if inspect.iscoroutine(one) and inspect.getcoroutinestate(one) == inspect.CORO_CREATED:
+                    one.close()  # it never began
+
+    async def _gather(self, branch: Branch, works: Sequence[Coroutine[Any, Any, Any]], limit: int | None) -> list[Any]:
+        for work in works:
+            if not inspect.iscoroutine(work):
+                raise self.gate.misuse(f"ctx.gather takes coroutines, not a {type(work).__qualname__}.")
+        slot = self.recorder.take(branch, "gather", "value", {"branches": len(works)})
+        children = [branch.child(branch.counts["gather"], index) for index in range(len(works))]
+        self.recorder.recall_failure(slot, f"{branch.path}{branch.counts['gather']}.")
+        await self.recorder.flush(branch)
+        room = asyncio.Semaphore(limit or max(1, len(works)))
+        tasks = [asyncio.create_task(_follow(*one, room)) for one in zip(children, works, strict=True)]
+        try:
+            results = await settle(tasks)
+        except Exception as raised:
+            if self.gate.stopped is None:
+                branch.caught.append((slot, problem(as_run_error(raised))))
+            raise
+        for child in children:
+            branch.caught += child.caught
+            branch.cut = branch.cut or child.cut
+        return results
+
+    # --- values --------------------------------------------------------------------------------------------------
+
+    async def now(self) -> datetime:
+        """Return the time, in UTC: the same one on every replay."""
+
+        async def work() -> Done:
+            return Done(self.recorder.clock().isoformat())
+
+        with self.gate.enter("now") as branch:
+            slot = self.recorder.take(branch, "now", "value", None)
+            return datetime.fromisoformat(await self.recorder.once(branch, slot, work))
+
+    async def random(self) -> float:
+        """Return a number in [0, 1), drawn from the run's seed and the call's place: the same one on every replay."""
+        with self.gate.enter("random") as branch:
+            return int.from_bytes(self._draw(branch.next_key("random"))[:6]) / 2**48
+
+    async def uuid(self) -> UUID:
+        """Return a version 4 UUID, drawn as `random` is: the same one on every replay of this run, and in no other."""
+        with self.gate.enter("uuid") as branch:
+            return UUID(bytes=self._draw(branch.next_key("uuid"))[:16], version=4)
+
+    def _draw(self, key: str) -> bytes:
+        return hashlib.sha256(f"{self._seed}/{self.run_id}/{key}".encode()).digest()
+
+    async def emit(self, name: str, data: Any = None) -> None:
+        """Publish a fact, once."""
+
+        async def work() -> Done:
+            return Done(fact)
+
+        with self.gate.enter("emit") as branch:
+            fact = plain(data, f"The event {name!r}")
+            await self.recorder.once(branch, self.recorder.take(branch, name, "emit", fact), work)
+
+    async def progress(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Tell how far the run is. It is no step: a replay passes over it."""
+        with self.gate.enter("progress"):
+            await self.recorder.progress(done, total, note)
+
+    def patched(self, tag: str) -> bool:
+        """Return True in runs that come here for the first time, False in those that went past before the change.
+
+        So `if ctx.patched("cite-pages"): …new way… else: …old way…` lets a program change under runs in flight.
+        """
+        with self.gate.enter("patched"):
+            return self.recorder.patched(tag)
+
+    # --- for those who run it ------------------------------------------------------------------------------------
+
+    @property
+    def totals(self) -> Totals:
+        """What the run has used, also when it failed."""
+        return self.meter.totals(self.recorder.steps)
+
+    def left_s(self) -> float:
+        """Return the seconds left of the wall clock."""
+        return self.limits.wall_clock_s - (asyncio.get_running_loop().time() - self._began)
+
+    def _age_s(self) -> float:
+        return self._elapsed_s + asyncio.get_running_loop().time() - self._began
+
+
+def _attempt(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
+    """Call ``fn``; its exception is a value here, for a future cannot carry a StopIteration."""
+    try:
+        return fn(*args), None
+    except BaseException as error:
+        return None, error
+
+
+async def _follow(branch: Branch, work: Coroutine[Any, Any, Any], room: asyncio.Semaphore) -> Any:
+    async with room:
+        enter_task(branch)
+        return await contained(lambda: work)
