@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
@@ -21,6 +21,16 @@ _current: ContextVar[str] = ContextVar("request_id", default="")
 def current() -> str:
     """Return the id of the request being answered, or ``""`` outside one."""
     return _current.get()
+
+
+def begin(chosen: str) -> Token[str]:
+    """Answer a request under this id; give the token to ``end``."""
+    return _current.set(chosen)
+
+
+def end(token: Token[str]) -> None:
+    """Leave the request."""
+    _current.reset(token)
 
 
 def choose(offered: str) -> str:
@@ -45,11 +55,11 @@ def on_responses(application: ASGI3Application) -> ASGI3Application:
                 event["headers"] = [*others, (name, chosen.encode())]
             await send(event)
 
-        token = _current.set(chosen)
+        token = begin(chosen)
         try:
             await application(scope, receive, send_with_id)
         finally:
-            _current.reset(token)
+            end(token)
 
     return wrapped
 
@@ -70,18 +80,18 @@ class RequestIdMiddleware:
         """Answer one request."""
         if self.is_async:
             return self.answer_async(request)
-        token = _current.set(self._mark(request))
+        token = begin(self._mark(request))
         try:
             response = self.get_response(request)
             assert isinstance(response, HttpResponseBase)
             response.headers[HEADER] = current()
             return response
         finally:
-            _current.reset(token)
+            end(token)
 
     async def answer_async(self, request: HttpRequest) -> HttpResponseBase:
         """Do the same on an event loop."""
-        token = _current.set(self._mark(request))
+        token = begin(self._mark(request))
         try:
             pending = self.get_response(request)
             assert not isinstance(pending, HttpResponseBase)
@@ -89,7 +99,7 @@ class RequestIdMiddleware:
             response.headers[HEADER] = current()
             return response
         finally:
-            _current.reset(token)
+            end(token)
 
     @staticmethod
     def _mark(request: HttpRequest) -> str:

@@ -108,6 +108,7 @@ class Up:
     def _prepare(self, servers: embedded.Servers) -> None:
         """Bring the database up to date, load the agents, make the demo users."""
         from agents import registry
+        from agents.config import ConfigError
         from astra_site import demo, schema
 
         if schema.migrate():
@@ -115,7 +116,11 @@ class Up:
         if Postgres.name in servers.started:
             # Nobody held the servers, so whoever ran jobs on them is gone.
             lease.release_all()
-        registry.load(settings.ASTRA_CONFIG)
+        try:
+            registry.load(settings.ASTRA_CONFIG)
+        except ConfigError as error:
+            raise CommandError(str(error)) from None
+        self.lanes = self.lanes or _lanes_configured()
         if self.demo and demo.is_due():
             self.passwords = demo.create()
 
@@ -145,7 +150,7 @@ class Up:
         number = listener.fileno()
         return [
             Child("web server", [*manage, "web", "--fd", str(number)], keeps=[number]),
-            Child("worker", [*manage, "worker", *lanes]),
+            Child("worker", [*manage, "worker", "--grace", str(settings.GRACE_SECONDS), *lanes]),
             Child("scheduler", [*manage, "scheduler"]),
         ]
 
@@ -235,6 +240,14 @@ def _allowed_host() -> str:
     """Return a host name that the site answers to."""
     first = settings.ALLOWED_HOSTS[0].lstrip(".")
     return "localhost" if first == "*" else first
+
+
+def _lanes_configured() -> dict[str, int]:
+    """Return the slots of every lane: those of `astra.yml`, else the usual ones."""
+    from agents import registry
+
+    configured = registry.current().lanes
+    return {lane: configured.get(lane, {}).get("slots") or usual for lane, usual in lanes.DEFAULT_SLOTS.items()}
 
 
 def _stop_starting(number: int, frame: FrameType | None) -> None:

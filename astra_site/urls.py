@@ -5,14 +5,20 @@ from __future__ import annotations
 from django.contrib import admin
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.views import LoginView, LogoutView
-from django.urls import path
+from django.urls import include, path
 
+from accounts import preferences
 from astra_site import health
+from astra_site.console import views as console
 
 urlpatterns = [
+    path("", console.home, name="home"),
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
-    path("admin/", admin.site.urls),
     path("accounts/login/", login_not_required(LoginView.as_view(redirect_authenticated_user=True)), name="login"),
     path("accounts/logout/", LogoutView.as_view(), name="logout"),
+    path("accounts/theme/", preferences.set_theme, name="theme"),
+    path("admin/", admin.site.urls),
+    path("api/v1/", include("astra_site.api")),
+    path("console/", include("astra_site.console.urls")),
 ]

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-import socket
+from socket import AF_UNIX, SOCK_STREAM, socket
 import struct
 import subprocess
 from functools import cached_property
@@ -28,6 +28,7 @@ SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "100",
+    "synchronous_commit": "on",
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "checkpoint_timeout": "15min",
@@ -38,8 +39,9 @@ SETTINGS = {
     "log_timezone": "UTC",
     "log_min_messages": "warning",
 }
-DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+DURABLE = {"fsync": "on", "full_page_writes": "on"}
+# Safe against kills, not against a power cut.
+FAST = {"fsync": "off", "full_page_writes": "off"}
 
 
 class Postgres(Server):
@@ -52,6 +54,11 @@ class Postgres(Server):
     def identity(self) -> Identity:
         """The user that the server runs as."""
         return Identity.choose(self.layout, binary("postgres"))
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self.layout.postgres_socket
 
     def prepare(self, lock: Lock) -> None:
         """Make the cluster if there is none, refuse one of another major version, remove what a kill left behind."""
@@ -85,7 +92,7 @@ class Postgres(Server):
         """Whether it accepts connections, tried with the first message of the protocol."""
         words = struct.pack("!i", 196608) + b"user\0astra\0database\0astra\0\0"
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            with socket(AF_UNIX, SOCK_STREAM) as client:
                 client.settimeout(ANSWER_SECONDS)
                 client.connect(str(self.layout.postgres_socket))
                 client.sendall(struct.pack("!i", len(words) + 4) + words)

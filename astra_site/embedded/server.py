@@ -13,7 +13,10 @@ from astra_site.embedded.errors import EmbeddedError
 from astra_site.embedded.layout import Layout
 from astra_site.embedded.lock import Lock
 
-START_SECONDS = 60.0
+# PostgreSQL may have a lot to recover after a kill. Meanwhile it has a socket, but turns everyone away.
+START_SECONDS = 300.0
+# How long to look for a socket that someone has cleaned away.
+SOCKET_SECONDS = 5.0
 STOP_SECONDS = 30.0
 # Someone may just be asking whether the server lives.
 PROBE_SECONDS = 2.0
@@ -58,6 +61,11 @@ class Server(ABC):
         return self.layout.data / self.name
 
     @property
+    @abstractmethod
+    def socket(self) -> Path:
+        """Where the server listens."""
+
+    @property
     def log(self) -> Path:
         """What the server writes to its standard output and error."""
         return self.layout.logs / f"{self.name}.log"
@@ -75,7 +83,9 @@ class Server(ABC):
     def ensure(self) -> bool:
         """Make sure that the server runs and answers; tell whether it was started here."""
         if self.is_alive():
-            if self._wait_until_answers(START_SECONDS if self._is_running() else 0):
+            if self._is_running() and self._wait_until_answers(
+                START_SECONDS if self.socket.exists() else SOCKET_SECONDS
+            ):
                 return False
             # It runs but cannot be reached, or only children of a killed server are left: start afresh.
             self.stop()
@@ -91,6 +101,7 @@ class Server(ABC):
             os.kill(pid, signal.SIGKILL)
         if not self._wait_until_dead(STOP_SECONDS):
             raise EmbeddedError(f"{self.label} of {str(self.layout.data)!r} does not stop; its process id is {pid}.")
+        self._collect()
         self.layout.pid(self.name).unlink(missing_ok=True)
 
     def let_go(self) -> None:
@@ -112,6 +123,7 @@ class Server(ABC):
         try:
             if not lock.wait_exclusive(PROBE_SECONDS):
                 raise EmbeddedError(f"{self.label} of {str(self.layout.data)!r} was started by another process.")
+            self._collect()
             self.prepare(lock)
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(
@@ -141,14 +153,22 @@ class Server(ABC):
             return "(nothing)"
         return next((line.strip() for line in reversed(lines) if line.strip()), "(nothing)")
 
-    def _reap(self) -> bool:
-        """Collect the server if it is a dead child of ours; tell whether it is."""
-        return self.process is not None and self.process.poll() is not None
+    def _collect(self) -> None:
+        """Wait for a child of ours that has let go of the lock: it is about to end."""
+        if self.process is not None:
+            self.process.wait(STOP_SECONDS)
+            self.process = None
+
+    def _reap(self) -> None:
+        """Collect the server that we started, if it is dead. Another process may have started a new one since."""
+        if self.process is not None and self.process.poll() is not None:
+            self.process = None
 
     def _is_running(self) -> bool:
         """Whether the process whose id we keep is the server itself, not a stranger who got its number."""
+        self._reap()
         pid = self.read_pid()
-        if pid is None or self._reap():
+        if pid is None:
             return False
         try:
             os.kill(pid, 0)

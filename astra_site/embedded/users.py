@@ -13,7 +13,7 @@ from astra_site.embedded.server import Server
 from astra_site.embedded.valkey import Valkey
 
 # A first start on a slow disk takes a while, and others wait for it.
-TURN_SECONDS = 180.0
+TURN_SECONDS = 330.0
 
 
 class Servers:

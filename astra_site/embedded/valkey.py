@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import socket
+from socket import AF_UNIX, SOCK_STREAM, socket
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +21,11 @@ class Valkey(Server):
 
     name = "valkey"
     label = "The embedded Valkey"
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self.layout.valkey_socket
 
     def prepare(self, lock: Lock) -> None:
         """Make the data folder and remove a dead server's socket."""
@@ -56,7 +61,7 @@ class Valkey(Server):
 
     def _say(self, words: bytes) -> bytes:
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            with socket(AF_UNIX, SOCK_STREAM) as client:
                 client.settimeout(ANSWER_SECONDS)
                 client.connect(str(self.layout.valkey_socket))
                 client.sendall(words)

@@ -130,10 +130,8 @@ def test_by_default_no_commit_is_lost_in_a_power_cut(data_dir: Path) -> None:
         embedded.servers(data_dir, valkey=False),
         psycopg.connect(embedded.database_url(data_dir)) as connection,
     ):
-        row = connection.execute(
-            "SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes')"
-        )
-        assert row.fetchone() == ("on", "on", "on")
+        for name in ("fsync", "synchronous_commit", "full_page_writes"):
+            assert connection.execute("SELECT current_setting(%s)", [name]).fetchone() == ("on",)
 
 
 @pytest.mark.parametrize("victims", [["postgres"], ["valkey"], ["postgres", "valkey"]])
@@ -259,3 +257,18 @@ def test_where_user_namespaces_are_forbidden_root_runs_postgresql_as_nobody(
             assert Path(f"/proc/{pid}").stat().st_uid == NOBODY
     with embedded.servers(data_dir, durable=False):
         assert read(data_dir)[0] == ["kept", "as nobody"]
+
+
+def test_servers_whose_sockets_were_cleaned_away_are_started_afresh(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("astra_site.embedded.server.SOCKET_SECONDS", 0.1)
+    user = User(data_dir)
+    user.wait_until_up()
+    write(data_dir, "kept")
+    shutil.rmtree(Layout(data_dir).run)
+    with embedded.servers(data_dir, durable=False) as held:
+        assert held.started == ["postgres", "valkey"]
+        assert read(data_dir) == (["kept"], ["kept"])
+    user.leave()
+    assert all_are_dead(data_dir)
