@@ -77,3 +77,48 @@ class NotFound(Problem):
     """
 
     slug, title, status = "not-found", "There is nothing here", 404
+
+
+class BadRequest(Problem):
+    """The request can't be understood.
+
+    The detail says what is wrong with it.
+    """
+
+    slug, title, status = "bad-request", "The request can't be understood", 400
+
+
+class UnsupportedMediaType(Problem):
+    """The body is not declared as JSON.
+
+    Send it with the header `Content-Type: application/json`.
+    """
+
+    slug, title, status = "unsupported-media-type", "The body must be JSON", 415
+
+
+class MethodNotAllowed(Problem):
+    """There is something at this address, but not for this method.
+
+    The header `Allow` lists the methods there are.
+    """
+
+    slug, title, status = "method-not-allowed", "This address does not know the method", 405
+
+
+class ServerError(Problem):
+    """Something went wrong that should not have.
+
+    Try again. If it stays, tell the operators the request id: it is in the detail and in their logs.
+    """
+
+    slug, title, status = "server-error", "Something went wrong on our side", 500
+
+
+class Unavailable(Problem):
+    """A part that Astra rests on, like its database, does not answer now.
+
+    Try again after the seconds that `Retry-After` says. A task that was accepted is not lost.
+    """
+
+    slug, title, status = "unavailable", "Astra can't answer now", 503

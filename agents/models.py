@@ -63,6 +63,8 @@ class ConfigLoad(models.Model):
     at = models.DateTimeField(db_default=Now())
     lanes = models.JSONField(default=dict, help_text="Slots and depth by lane, as declared.")
     programs = models.JSONField(default=list, help_text="Modules that define programs.")
+    tools = models.JSONField(default=dict, help_text="How tools are run: the batch size, and what the file overrides.")
+    prices = models.JSONField(default=dict, help_text="USD per million input and output tokens, by model, as told.")
     changes = models.JSONField(default=list, help_text="What the load changed.")
     actor = models.CharField(max_length=150)
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.contrib.postgres.search import SearchQuery, SearchVectorExact
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 
 from accounts import roles
 from agents.models import SEARCHED_INPUT, Run, Step
@@ -49,7 +49,9 @@ class Page(Generic[T]):
 def visible_to(user: AbstractBaseUser | AnonymousUser) -> QuerySet[Run]:
     """Return the tasks a user may see: their own, or all for an operator. Newest first."""
     runs = Run.objects.select_related("job", "endpoint", "agent", "user").order_by("-job_id")
-    return runs if roles.is_operator(user) else runs.filter(user_id=user.pk)
+    if roles.is_operator(user):
+        return runs
+    return runs.filter(user_id=user.pk) if user.pk is not None else runs.none()
 
 
 def matching(runs: QuerySet[Run], wanted: TaskFilter) -> QuerySet[Run]:
@@ -61,7 +63,7 @@ def matching(runs: QuerySet[Run], wanted: TaskFilter) -> QuerySet[Run]:
     if wanted.agent:
         runs = runs.filter(agent__name=wanted.agent)
     if wanted.q:
-        runs = runs.filter(_search(wanted.q))
+        runs = search(runs, wanted.q)
     return runs
 
 
@@ -106,17 +108,24 @@ def error(run: Run) -> dict[str, Any] | None:
     return None if run.job.state == State.SUCCEEDED else run.job.error
 
 
-def _search(text: str) -> Q:
-    """Find words in the input, or a task by its id or the beginning of it."""
-    compact = text.strip().lower().replace("-", "")
-    if _HEX.fullmatch(compact):
-        low, high = UUID(compact.ljust(32, "0")), UUID(compact.ljust(32, "f"))
-        return Q(job_id__gte=low, job_id__lte=high)
+def by_id(runs: QuerySet[Run], text: str) -> QuerySet[Run]:
+    """Return the tasks whose id begins with ``text``; none if that is not at least eight digits of an id."""
+    digits = text.strip().lower().replace("-", "")
+    if not _HEX.fullmatch(digits):
+        return runs.none()
+    low, high = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
+    return runs.filter(job_id__gte=low, job_id__lte=high)
+
+
+def search(runs: QuerySet[Run], text: str) -> QuerySet[Run]:
+    """Return the tasks whose id begins with ``text``, or whose input holds all its words or their beginnings."""
+    if _HEX.fullmatch(text.strip().lower().replace("-", "")):
+        return by_id(runs, text)
     words = _WORDS.findall(text)
     if not words:
-        return Q(pk__in=[])
+        return runs.none()
     found = SearchQuery(" & ".join(f"{word}:*" for word in words), config="simple", search_type="raw")
-    return Q(SearchVectorExact(SEARCHED_INPUT, found))
+    return runs.filter(SearchVectorExact(SEARCHED_INPUT, found))
 
 
 def _encode(value: object) -> str:

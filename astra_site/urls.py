@@ -8,7 +8,7 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 
 from accounts import preferences
-from astra_site import health
+from astra_site import health, problems
 from astra_site.console import views as console
 
 urlpatterns = [
@@ -21,4 +21,6 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/v1/", include("astra_site.api")),
     path("console/", include("astra_site.console.urls")),
+    path("problems/", problems.index, name="problems"),
+    path("problems/<slug:slug>", problems.explain, name="problem"),
 ]

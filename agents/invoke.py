@@ -1,0 +1,322 @@
+"""Start a run: validate what is asked, pick the mode's policy, write the run and hand it to its lane.
+
+There is no call that waits for the answer of a queued run: poll, or follow its events.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import transaction
+from jsonschema import ValidationError
+from psycopg.types.json import Jsonb
+
+from accounts.problems import Problem
+from agents import payload, registry
+from agents.config.faults import nearest
+from agents.models import Run
+from agents.modes import Latency, policy
+from agents.registry import EndpointInfo, Registry
+from agents.runtime.errors import BadInput
+from agents.runtime.types import Budget
+from audit import trail
+from audit.trail import Actor
+from jobs.actions import InvalidState
+from jobs.models.job import Priority
+from jobs.script import Script
+from jobs.states import REDRIVABLE, State
+from jobs.submit import Idempotency, IdempotencyMismatch, LaneFull, Submission, submit
+
+HANDLER = "agent-run"
+#: Of all the errors in an input, as many are told.
+MAX_ERRORS = 20
+#: The run ends itself at its wall clock, with what it was doing; only one that does not is stopped from outside.
+UNWIND_S = 10
+
+
+class UnknownEndpoint(Problem):
+    """There is no endpoint of that name.
+
+    `GET /api/v1/endpoints` lists those there are. An endpoint that is no longer declared takes no new work.
+    """
+
+    slug, title, status = "unknown-endpoint", "There is no such endpoint", 422
+
+
+class ModeNotAllowed(Problem):
+    """The endpoint exists, but its mode is not the one that this call serves.
+
+    Tasks are submitted to endpoints of mode `async-queue`. The detail names one of the same agent where there is one.
+    """
+
+    slug, title, status = "mode-not-allowed", "The endpoint is of another mode", 409
+
+
+class RequestTooLarge(Problem):
+    """The request asks for more than the endpoint takes at once.
+
+    Ask for less, or use the endpoint that the detail names.
+    """
+
+    slug, title, status = "request-too-large", "The request asks for too much", 422
+
+
+class TooSlowForMode(Problem):
+    """The agent is declared to need longer than the endpoint's mode allows.
+
+    Use the endpoint that the detail names: it works in the background.
+    """
+
+    slug, title, status = "too-slow-for-mode", "The agent is too slow for this endpoint", 422
+
+
+class IdempotencyConflict(Problem):
+    """The idempotency key was used for another request to the same endpoint.
+
+    Send the same body again to get the same task, or choose a new key for a new task.
+    """
+
+    slug, title, status = "idempotency-mismatch", "The idempotency key was used for another request", 422
+
+
+class QueueFull(Problem):
+    """As many tasks are waiting as the lane may hold.
+
+    Try again after the seconds that `Retry-After` says. Nothing was stored.
+    """
+
+    slug, title, status = "queue-full", "The queue is full", 429
+
+
+@dataclass(frozen=True, slots=True)
+class Invoked:
+    """A run that was started, or that the idempotency key had started before (``created`` False)."""
+
+    run_id: UUID
+    state: State
+    created: bool
+
+
+def invoke(
+    endpoint: str,
+    input: Any,
+    *,
+    user: AbstractBaseUser,
+    actor: Actor,
+    entrance: str = "tasks",
+    budget: Budget | None = None,
+    priority: Priority | None = None,
+    partition_key: str | None = None,
+    run_at: datetime | None = None,
+    idempotency_key: str | None = None,
+    redriven_from: UUID | None = None,
+) -> Invoked:
+    """Start a run of ``endpoint`` for ``user``, or find the one that the idempotency key started.
+
+    Args:
+        input: JSON, as the endpoint's input schema says.
+        actor: who asks; mostly ``user``, but an operator may ask for another.
+        entrance: the way in that is used (`agents.modes.Concurrency.entrance`); the endpoint's mode must have it.
+        priority: None means as the mode says.
+        partition_key: runs of this user with the same key go one after another.
+        run_at: not before this time.
+
+    Raises:
+        UnknownEndpoint, ModeNotAllowed, BadInput, RequestTooLarge, TooSlowForMode, IdempotencyConflict, QueueFull.
+    """
+    known = registry.current()
+    found = known.endpoints.get(endpoint)
+    if found is None or not found.active:
+        active = [name for name, info in known.endpoints.items() if info.active]
+        raise UnknownEndpoint(f"There is no endpoint {endpoint[:80]!r}; {nearest(endpoint[:80], active)}")
+    rules = policy(found.mode)
+    if rules.concurrency.entrance != entrance:
+        can = _others(known, found, lambda other: policy(other.mode).concurrency.entrance == entrance)
+        raise ModeNotAllowed(f"{found.name} is of mode {found.mode}.{can}", endpoint=found.name, mode=found.mode)
+    _check_input(found, input)
+    _check_fit(known, found, input)
+    budget = budget or Budget()
+    asked = {
+        "input": input,
+        "budget": budget.model_dump(mode="json", exclude_none=True),
+        "priority": priority,
+        "partition_key": partition_key,
+        "run_at": run_at and run_at.isoformat(),
+    }
+    lane = rules.concurrency.lane
+    submission = Submission(
+        handler=HANDLER,
+        payload={},
+        lane=lane,
+        user_id=user.pk,
+        priority=rules.provider.priority if priority is None else priority,
+        requires=registry.capability(found.agent, found.agent_version),
+        partition_key=_partition(user.pk, partition_key),
+        hold_keys=("all", f"lane:{lane}", f"agent:{found.agent}", f"endpoint:{found.name}"),
+        run_at=run_at,
+        max_attempts=rules.on_failure.attempts,
+        time_limit_s=math.ceil(found.wall_clock_s) + UNWIND_S,
+        idempotency=_idempotency(user.pk, found.name, idempotency_key, asked),
+        max_depth=known.max_depth(lane),
+        with_job=lambda job_id: _insert_run(job_id, found, input, user.pk, asked["budget"], redriven_from),
+    )
+    try:
+        with transaction.atomic():
+            submitted = submit(submission)
+            if submitted.created:
+                after = {"endpoint": found.name, "user": user.get_username()}
+                trail.record(actor, "task.submit", "job", submitted.job_id, after=after)
+    except IdempotencyMismatch as error:
+        raise IdempotencyConflict(f"{str(error).capitalize()}.") from None
+    except LaneFull as error:
+        raise QueueFull(f"{str(error).capitalize()}.", headers={"Retry-After": str(error.retry_after_s)}) from None
+    return Invoked(submitted.job_id, submitted.state, submitted.created)
+
+
+def edit_and_redrive(run: Run, input: Any, *, actor: Actor) -> Invoked:
+    """Start a new run of an ended one's endpoint with another input, for the same user, linked to the old.
+
+    Raises:
+        InvalidState: only dead letters and cancelled runs can be redriven.
+        What `invoke` raises.
+    """
+    if run.job.state not in REDRIVABLE:
+        raise InvalidState(run.job_id, run.job.state, "redriven")
+    if run.user is None:
+        raise UnknownEndpoint("The user it ran for is gone, so it can't run for them again.")
+    with transaction.atomic():
+        made = invoke(
+            run.endpoint.name,
+            input,
+            user=run.user,
+            actor=actor,
+            entrance=policy(run.mode).concurrency.entrance,
+            budget=Budget.model_validate(run.budget),
+            redriven_from=run.job_id,
+        )
+        trail.record(actor, "task.redrive_edited", "job", run.job_id, after={"task_id": str(made.run_id)})
+    return made
+
+
+def _check_input(endpoint: EndpointInfo, input: Any) -> None:
+    payload.check(input, ("input",))
+    found = sorted(endpoint.input_validator.iter_errors(input), key=lambda error: list(map(str, error.absolute_path)))
+    if not found:
+        return
+    errors = [
+        {"loc": ["input", *error.absolute_path], "msg": _say(error)}
+        for error in itertools.islice(_leaves(found), MAX_ERRORS)
+    ]
+    where = ".".join(str(part) for part in errors[0]["loc"])
+    raise BadInput(f"{where}: {errors[0]['msg']}", errors=errors)
+
+
+def _leaves(found: Sequence[ValidationError]) -> Iterator[ValidationError]:
+    """Yield the errors that say something: of an `anyOf`, those of the alternative that the input comes nearest to."""
+    for error in found:
+        if error.context:
+            by_alternative: dict[Any, list[ValidationError]] = {}
+            for inner in error.context:
+                by_alternative.setdefault(inner.schema_path[0], []).append(inner)
+            right_type = [inner for inner in by_alternative.values() if not any(_wrong_type(e) for e in inner)]
+            if right_type:
+                yield from _leaves(min(right_type, key=len))
+                continue
+        yield error
+
+
+def _wrong_type(error: ValidationError) -> bool:
+    return error.validator == "type" and not error.path
+
+
+def _say(error: ValidationError) -> str:
+    if error.validator in ("anyOf", "oneOf") and isinstance(error.validator_value, list):
+        kinds = [part.get("type") if isinstance(part, dict) else None for part in error.validator_value]
+        names = [kind for kind in dict.fromkeys(kinds) if isinstance(kind, str)]
+        if names and len(names) == len(set(kinds)):
+            return f"it must be of type {' or '.join(names)}"
+    message = error.message
+    return message if len(message) <= 300 else f"{message[:297]}…"
+
+
+def _check_fit(known: Registry, endpoint: EndpointInfo, input: Any) -> None:
+    """Refuse at once what the endpoint's mode could not do in time or in size, and say which endpoint can."""
+    latency = policy(endpoint.mode).latency
+    expected = endpoint.expected_latency_ms
+    if _is_too_slow(latency, expected):
+        can = _others(
+            known, endpoint, lambda other: not _is_too_slow(policy(other.mode).latency, other.expected_latency_ms)
+        )
+        raise TooSlowForMode(
+            f"{endpoint.agent} takes about {expected} ms and {endpoint.name} must answer in {latency.p95_ms} ms.{can}"
+        )
+    size = endpoint.request_size(input)
+    if endpoint.max_size is not None and size > endpoint.max_size:
+        can = _others(
+            known, endpoint, lambda other: other.max_size is None or other.request_size(input) <= other.max_size
+        )
+        raise RequestTooLarge(
+            f"{endpoint.name} takes {endpoint.max_size} at once and this asks for {size:g}.{can}",
+            size=size,
+            max=endpoint.max_size,
+        )
+
+
+def _is_too_slow(latency: Latency, expected_ms: int | None) -> bool:
+    return latency.kind == "hard" and expected_ms is not None and expected_ms > (latency.p95_ms or 0)
+
+
+def _others(known: Registry, endpoint: EndpointInfo, can: Callable[[EndpointInfo], bool]) -> str:
+    """Name the endpoint of the same agent that can."""
+    names = [
+        other.name
+        for other in known.endpoints.values()
+        if other.active and other.agent == endpoint.agent and other.name != endpoint.name and can(other)
+    ]
+    return f" Use {names[0]} instead." if names else " No other endpoint of this agent can."
+
+
+def _partition(user_id: int, key: str | None) -> str | None:
+    """Scope a caller's key by the user: nobody can stand in another's line. Long keys are hashed to fit."""
+    if key is None:
+        return None
+    text = f"{user_id}:{key}"
+    return text if len(text) <= 200 else f"{user_id}:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _idempotency(user_id: int, endpoint: str, key: str | None, asked: dict[str, Any]) -> Idempotency | None:
+    if key is None:
+        return None
+    body = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+    return Idempotency(f"{user_id}:{endpoint}", key, hashlib.sha256(body.encode()).hexdigest())
+
+
+def _insert_run(
+    job_id: UUID, endpoint: EndpointInfo, input: Any, user_id: int, budget: dict[str, Any], redriven_from: UUID | None
+) -> Script[None]:
+    yield (
+        "INSERT INTO agents_run (job_id, endpoint_id, agent_id, mode, user_id, input, budget, seed, journal_epoch,"
+        " redriven_from_id, steps_done, turns, input_tokens, output_tokens, cost_usd, cost_known)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 1, %s, 0, 0, 0, 0, 0, true)",
+        [
+            job_id,
+            endpoint.id,
+            endpoint.agent_version_id,
+            endpoint.mode,
+            user_id,
+            Jsonb(input),
+            Jsonb(budget),
+            secrets.randbits(63),
+            redriven_from,
+        ],
+    )
