@@ -1,0 +1,44 @@
+"""Configurations for tests: a small one, loaded, and ways to write others."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from agents import registry
+from agents.registry import LoadReport
+
+BASE = """
+agents:
+  helper:
+    version: 1
+    instructions: Help.
+    model: demo
+endpoints:
+  help.v1: {agent: helper, mode: async-queue}
+  count.v1:
+    agent: helper
+    mode: async-queue
+    input:
+      type: object
+      properties: {things: {type: integer}, names: {type: array, items: {type: string}}}
+      additionalProperties: false
+    request_size: {max: 20, of: things}
+  count-more.v1:
+    agent: helper
+    mode: async-queue
+    input: {type: object}
+    request_size: {max: 500, of: things}
+"""
+
+
+def write(text: str, folder: Path | None = None) -> Path:
+    """Write a configuration file and return its path."""
+    path = Path(folder or tempfile.mkdtemp()) / "astra.yml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load(text: str = BASE, folder: Path | None = None, *, dry_run: bool = False) -> LoadReport:
+    """Load a configuration written as text."""
+    return registry.load(write(text, folder), dry_run=dry_run)
