@@ -124,7 +124,8 @@ _STUCK = f"""
 SELECT
     (SELECT count(*) FROM (SELECT 1 FROM jobs_job WHERE state = 'dead' LIMIT {COUNT_UP_TO + 1}) d),
     (SELECT count(*) FROM (
-        SELECT 1 FROM jobs_job WHERE state = 'dead' AND finished_at > now() - interval '24 hours' LIMIT {COUNT_UP_TO + 1}
+        SELECT 1 FROM jobs_job WHERE state = 'dead' AND finished_at > now() - interval '24 hours'
+        LIMIT {COUNT_UP_TO + 1}
     ) d),
     (SELECT coalesce(jsonb_agg(jsonb_build_array(reason, n) ORDER BY n DESC, reason), '[]') FROM (
         SELECT reason, count(*) AS n
@@ -132,7 +133,8 @@ SELECT
         GROUP BY reason ORDER BY n DESC LIMIT 20
     ) r),
     (SELECT count(*) FROM (
-        SELECT 1 FROM jobs_job WHERE state = 'scheduled' AND run_at < now() - interval '30 seconds' LIMIT {COUNT_UP_TO + 1}
+        SELECT 1 FROM jobs_job WHERE state = 'scheduled' AND run_at < now() - interval '30 seconds'
+        LIMIT {COUNT_UP_TO + 1}
     ) s)
 """
 

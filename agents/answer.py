@@ -1,0 +1,66 @@
+"""Find in a run's output what a person wants to read: its text and its sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.utils.safestring import SafeString
+
+from agents import markdown
+
+#: Where programs put their text, in this order.
+_TEXTS = ("report", "answer", "text", "message", "summary")
+_SOURCES = ("citations", "sources")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A page that the text rests on. ``url`` is empty when it is no web address."""
+
+    title: str
+    url: str
+    host: str
+    quote: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An output as a person reads it. ``rest`` is what is neither text nor source, or None."""
+
+    text: SafeString
+    sources: Sequence[Source]
+    rest: Any
+
+
+def read(output: Any) -> Answer | None:
+    """Return the text and the sources of an output, or None where it holds no text."""
+    if isinstance(output, str):
+        return Answer(markdown.render(output), (), None)
+    if not isinstance(output, Mapping):
+        return None
+    name = next((name for name in _TEXTS if isinstance(output.get(name), str)), None)
+    if name is None:
+        return None
+    cited = next((key for key in _SOURCES if isinstance(output.get(key), list)), None)
+    sources = [source for item in output[cited] if (source := _source(item))] if cited else []
+    rest = {key: value for key, value in output.items() if key not in (name, cited) and value not in (None, "", [], {})}
+    return Answer(markdown.render(output[name], sources=len(sources)), sources, rest or None)
+
+
+def _source(item: Any) -> Source | None:
+    if isinstance(item, str):
+        item = {"url": item}
+    if not isinstance(item, Mapping):
+        return None
+    url = str(item.get("url", ""))
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https"):
+        url = ""
+    title = str(item.get("title") or item.get("name") or item.get("url") or "Untitled")
+    return Source(title, url, f"{parts.netloc}{parts.path}" if url else "", str(item.get("quote") or ""))

@@ -1,0 +1,103 @@
+"""What the runs of each mode came to in the last 24 hours: how many, how fast, at what cost, how good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from django.db import connection
+
+from agents.modes import POLICIES, ModePolicy
+
+#: Of each mode, as many of the newest runs of the window are looked at.
+RUNS_UP_TO = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class ModeFigures:
+    """One mode's figures over the newest runs (at most `RUNS_UP_TO`) of the last 24 hours."""
+
+    policy: ModePolicy
+    runs: int
+    #: There were more runs than were looked at.
+    more: bool
+    #: Runs that ended as dead letters.
+    failures: int
+    #: From submission to success, seconds; None without a success.
+    p50_s: float | None
+    p95_s: float | None
+    #: What is known of the cost; ``cost_known`` tells whether that is all of it.
+    cost_usd: Decimal
+    cost_known: bool
+    #: Mean score of the judged runs; None when none was judged.
+    score: float | None
+    judged: int
+
+    @property
+    def budget_s(self) -> float | None:
+        """Return what 95 % of the runs should stay within, seconds."""
+        return self.policy.latency.p95_ms / 1000 if self.policy.latency.p95_ms else None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the 95th percentile is over the mode's budget."""
+        return self.budget_s is not None and self.p95_s is not None and self.p95_s > self.budget_s
+
+    @property
+    def drift(self) -> float | None:
+        """Return how far the score is from its baseline; None where one of them is missing."""
+        if self.score is None or self.policy.baseline is None:
+            return None
+        return self.score - self.policy.baseline
+
+
+_FIGURES = f"""
+SELECT m.mode, f.runs, f.failures, f.p50, f.p95, coalesce(f.cost, 0), coalesce(f.cost_known, true), s.score, s.judged
+FROM unnest(%s::text[]) WITH ORDINALITY AS m(mode, place)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS runs,
+           count(*) FILTER (WHERE j.state = 'dead') AS failures,
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM j.finished_at - j.created_at)::float)
+               FILTER (WHERE j.state = 'succeeded') AS p50,
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM j.finished_at - j.created_at)::float)
+               FILTER (WHERE j.state = 'succeeded') AS p95,
+           sum(r.cost_usd) AS cost, bool_and(r.cost_known) AS cost_known
+    FROM (
+        SELECT job_id, cost_usd, cost_known FROM agents_run
+        WHERE mode = m.mode AND created_at > now() - interval '24 hours'
+        ORDER BY created_at DESC LIMIT {RUNS_UP_TO + 1}
+    ) r JOIN jobs_job j ON j.id = r.job_id
+) f
+CROSS JOIN LATERAL (
+    SELECT avg(value) AS score, count(*) AS judged FROM (
+        SELECT value FROM agents_score
+        WHERE mode = m.mode AND created_at > now() - interval '24 hours'
+        ORDER BY created_at DESC LIMIT {RUNS_UP_TO}
+    ) newest
+) s
+ORDER BY m.place
+"""
+
+
+def mode_figures() -> list[ModeFigures]:
+    """Return the figures of every mode, in the order of the table of modes. One statement."""
+    with connection.cursor() as cursor:
+        cursor.execute(_FIGURES, [[mode.value for mode in POLICIES]])
+        rows = cursor.fetchall()
+    return [
+        ModeFigures(
+            policy=policy,
+            runs=min(runs, RUNS_UP_TO),
+            more=runs > RUNS_UP_TO,
+            failures=failures,
+            p50_s=p50,
+            p95_s=p95,
+            cost_usd=cost,
+            cost_known=known,
+            score=score,
+            judged=judged,
+        )
+        for policy, (_, runs, failures, p50, p95, cost, known, score, judged) in zip(
+            POLICIES.values(), rows, strict=True
+        )
+    ]
