@@ -142,7 +142,7 @@ def _references(it: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
 def _size(here: Path, it: RequestSize, input_schema: Any) -> Found:
     """A field that the input schema does not have would make the limit one that nothing reaches."""
     fields = [name for name, _ in _properties(input_schema)]
-    if it.of is not None and it.of not in fields:
+    if it.of is not None and fields and it.of not in fields:
         yield (*here, "of"), f"the input has no field {it.of!r}; {nearest(it.of, fields)}"
 
 

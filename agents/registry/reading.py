@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from time import monotonic
 from typing import Any
 
 from django.db.models import Max
@@ -87,7 +87,7 @@ class _Cache:
 
 def current() -> Registry:
     """Return what is loaded. A load in another process is noticed within `FRESH_S` seconds."""
-    cached, now = _Cache.registry, time.monotonic()
+    cached, now = _Cache.registry, monotonic()
     if cached is not None and now - _Cache.checked_at < FRESH_S:
         return cached
     newest = ConfigLoad.objects.aggregate(newest=Max("pk"))["newest"] or 0

@@ -23,7 +23,9 @@ def test_an_entry_says_who_did_what_to_which_thing() -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["UPDATE audit_auditentry SET note = 'other'", "DELETE FROM audit_auditentry"], ids=["update", "delete"]
+    "statement",
+    ["UPDATE audit_auditentry SET note = 'other'", "DELETE FROM audit_auditentry"],
+    ids=["update", "delete"],
 )
 def test_the_database_refuses_to_change_an_entry(statement: str) -> None:
     record(SYSTEM, "config.load", "config", 1, note="as it was")
@@ -50,7 +52,11 @@ def test_an_entry_outlives_its_user() -> None:
 
 
 def test_a_deed_that_fails_leaves_no_entry() -> None:
-    with pytest.raises(RuntimeError), transaction.atomic():
-        record(SYSTEM, "job.cancel", "job", 1)
-        raise RuntimeError
+    def fail() -> None:
+        with transaction.atomic():
+            record(SYSTEM, "job.cancel", "job", 1)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert not AuditEntry.objects.exists()
