@@ -7,24 +7,31 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
-from django.db import Error as DatabaseError
-from django.db import connection
-from psycopg import Error as PsycopgError
+import psycopg
 
 from jobs import lease, script
+from jobs.pool import conninfo
+from jobs.script import Script
 
 logger = logging.getLogger(__name__)
 
 #: A loop that has not ticked for this long does no work: its lease is left to run out. Seconds.
 STALL_S = 4.0
+#: After a failure it tries again sooner than it would renew. Seconds.
+RETRY_S = 0.5
+#: It does not wait longer than this for an answer. Milliseconds.
+PATIENCE_MS = 5000
+
+T = TypeVar("T")
 
 
 class Heartbeat:
     """Register the process as a worker, renew its lease, and say what the database says back.
 
-    All callbacks run on the event loop.
+    All callbacks run on the event loop. It has a connection of its own: no crowd at a pool keeps it from renewing.
 
     Args:
         capabilities: what the process has loaded, asked at each beat.
@@ -51,8 +58,10 @@ class Heartbeat:
         self._on_lost = on_lost
         self._clock = clock
         self._ticked_at = clock()
+        self._stalled = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
+        self._connection: psycopg.Connection[Any] | None = None
         self.worker_id: UUID | None = None
 
     def start(self) -> None:
@@ -63,7 +72,7 @@ class Heartbeat:
 
     def register(self) -> UUID:
         """Begin a lease of our own."""
-        self.worker_id = script.run(lease.register(self._slots, self._capabilities(), self._version))
+        self.worker_id = self._do(lease.register(self._slots, self._capabilities(), self._version))
         return self.worker_id
 
     def stop(self) -> None:
@@ -73,9 +82,20 @@ class Heartbeat:
             self._thread.join(timeout=10)
         if self.worker_id is not None:
             try:
-                script.run(lease.end(self.worker_id, "stopped"))
-            except DatabaseError:
+                self._do(lease.end(self.worker_id, "stopped"))
+            except psycopg.Error:
                 logger.warning("could not say goodbye; the lease will run out", extra={"action": "goodbye_failed"})
+        if self._connection is not None:
+            self._connection.close()
+
+    def _do(self, what: Script[T]) -> T:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(conninfo(statement_timeout=PATIENCE_MS), autocommit=True)
+        try:
+            return script.run_on(self._connection, what)
+        except psycopg.Error:
+            self._connection.close()
+            raise
 
     def _tick(self) -> None:
         self._ticked_at = self._clock()
@@ -83,28 +103,32 @@ class Heartbeat:
             self._loop.call_later(0.5, self._tick)
 
     def _beat_until_stopped(self) -> None:
-        while not self._stopping.wait(lease.RENEW_S):
+        wait_s = lease.RENEW_S
+        while not self._stopping.wait(wait_s):
+            beaten = False
             try:
-                self.beat()
-            except (DatabaseError, PsycopgError) as error:
-                connection.close()
+                beaten = self.beat()
+            except psycopg.Error as error:
                 logger.warning("could not renew the lease: %s", error, extra={"action": "renewal_failed"})
             except Exception:
                 logger.exception("the heartbeat failed", extra={"action": "heartbeat_failed"})
-        connection.close()
+            wait_s = lease.RENEW_S if beaten else RETRY_S
 
     def beat(self) -> bool:
         """Renew once. Returns False if the loop has stalled, so nothing was renewed."""
         assert self.worker_id is not None
         stalled_s = self._clock() - self._ticked_at
         if stalled_s > STALL_S:
-            logger.error(
-                "the event loop has not moved for %.1f s; the lease is not renewed",
-                stalled_s,
-                extra={"action": "loop_stalled"},
-            )
+            if not self._stalled:
+                logger.error(
+                    "the event loop has not moved for %.1f s; the lease is not renewed",
+                    stalled_s,
+                    extra={"action": "loop_stalled"},
+                )
+            self._stalled = True
             return False
-        stops = script.run(lease.renew(self.worker_id))
+        self._stalled = False
+        stops = self._do(lease.renew(self.worker_id))
         if stops is None:
             lost = self.worker_id
             logger.error("our lease was declared lost; beginning a new one", extra={"action": "own_lease_lost"})
@@ -113,5 +137,5 @@ class Heartbeat:
             return True
         for job_id in stops:
             self._loop.call_soon_threadsafe(self._on_stop, job_id)
-        script.run(lease.update_capabilities(self.worker_id, self._capabilities()))
+        self._do(lease.update_capabilities(self.worker_id, self._capabilities()))
         return True

@@ -135,19 +135,19 @@ def expired() -> Script[list[UUID]]:
     return [row["id"] for row in rows]
 
 
-def release_dead(*, pid: int, hostname: str | None = None) -> int:
+def release_dead(*, pid: int, hostname: str | None = None, how: str = "died") -> int:
     """Take the jobs of a process that is known to be dead, without waiting for its lease. Returns how many."""
-    return _end_where("pid = %s AND hostname = %s", [pid, hostname or socket.gethostname()])
+    return _end_where("pid = %s AND hostname = %s", [pid, hostname or socket.gethostname()], how)
 
 
 def release_all() -> int:
     """Take the jobs of every worker. Only for whoever knows that none runs: `up`, alone on its data directory."""
-    return _end_where("true", [])
+    return _end_where("true", [], "died")
 
 
-def _end_where(condition: str, params: list[object]) -> int:
+def _end_where(condition: str, params: list[object], how: str) -> int:
     def find() -> Script[list[UUID]]:
         rows = yield f"SELECT id FROM jobs_worker WHERE ended_at IS NULL AND {condition}", params
         return [row["id"] for row in rows]
 
-    return sum(script.run(end(worker_id, "died")) for worker_id in script.run(find()))
+    return sum(script.run(end(worker_id, how)) for worker_id in script.run(find()))

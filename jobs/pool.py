@@ -17,13 +17,21 @@ logger = logging.getLogger(__name__)
 Pool = AsyncConnectionPool[AsyncConnection[dict[str, Any]]]
 
 MAX_SIZE = 8
+#: PostgreSQL ends a session whose transaction stands still for so long: a process that was stopped in the middle of one
+#: must not keep its locks past its lease.
+IDLE_MS = 5000
 _pools: dict[asyncio.AbstractEventLoop, Pool] = {}
 
 
-def conninfo() -> str:
-    """Return where Django's default database is, as libpq reads it (tests have one of their own)."""
+def conninfo(**session: int) -> str:
+    """Return where Django's default database is, as libpq reads it (tests have one of their own).
+
+    ``session`` are settings of PostgreSQL's that hold for the connection, in its own units.
+    """
     settings = connection.settings_dict
     options = {key: value for key, value in settings["OPTIONS"].items() if key not in ("pool", "assume_role")}
+    session = {"idle_in_transaction_session_timeout": IDLE_MS, **session}
+    words = [options.get("options", ""), "-c timezone=UTC", *(f"-c {name}={value}" for name, value in session.items())]
     return make_conninfo(
         **{
             "dbname": settings["NAME"],
@@ -31,10 +39,13 @@ def conninfo() -> str:
             "password": settings["PASSWORD"],
             "host": settings["HOST"],
             "port": settings["PORT"],
-            **options,
-            "options": "-c timezone=UTC",
+            # A server that went away without a word is given up within half a minute.
             "connect_timeout": 5,
             "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            **options,
+            "options": " ".join(words).strip(),
         }
     )
 
@@ -50,13 +61,20 @@ async def get_pool() -> Pool:
             max_size=MAX_SIZE,
             open=False,
             timeout=10,
+            # It gives up after two seconds and then begins anew: else whoever waits, waits for the whole timeout.
             reconnect_timeout=2,
+            reconnect_failed=AsyncConnectionPool.check,
             kwargs={"autocommit": True, "row_factory": dict_row},
             name="astra",
         )
         _pools[loop] = pool
         await pool.open()
     return pool
+
+
+async def drop_broken() -> None:
+    """Take connections that an outage broke out of the pool, so that no one gets them one after the other."""
+    await (await get_pool()).check()
 
 
 async def close_pool() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
+import psycopg
 from django.db import Error as DatabaseError
-from django.db import close_old_connections, connection
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
 from jobs import holds, lanes, lease, script, waits, wakeups
 from jobs.script import Script
@@ -21,6 +23,15 @@ from jobs.transitions import change, lock, reasons
 logger = logging.getLogger(__name__)
 
 PAGE = 500
+#: How long a statement waits for a lock: a process that was stopped while it held one must not stop us too.
+LOCK_TIMEOUT = "3s"
+#: Operational errors of PostgreSQL that are nobody's outage.
+_NO_OUTAGE = (psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether the error means that PostgreSQL is away, and not that a statement is wrong."""
+    return isinstance(error, OperationalError | InterfaceError) and not isinstance(error.__cause__, _NO_OUTAGE)
 
 
 def due_jobs() -> Script[list[UUID]]:
@@ -52,8 +63,20 @@ def expire_leases() -> int:
     lost = 0
     for worker_id in script.run(lease.expired()):
         # Asked again under the row's lock: it may have renewed in between.
-        lost += script.run(_expire(worker_id))
+        with _each_by_itself("worker", worker_id):
+            lost += script.run(_expire(worker_id))
     return lost
+
+
+@contextmanager
+def _each_by_itself(what: str, which: UUID) -> Iterator[None]:
+    """Go on with the next when one fails; an outage is everyone's."""
+    try:
+        yield
+    except Exception as error:
+        if is_outage(error):
+            raise
+        logger.exception("could not put right %s %s", what, which, extra={"action": "reconcile_failed"})
 
 
 def _expire(worker_id: UUID) -> Script[bool]:
@@ -97,16 +120,22 @@ def forget_expired_keys() -> None:
         )
 
 
+def resolve_due_waits() -> None:
+    """Resolve waits whose time, or deadline, has come."""
+    for job_id, key in script.run(waits.due()):
+        with _each_by_itself("job", job_id):
+            script.run(waits.resolve(job_id, key, None))
+
+
 def _each(found: Iterable[UUID], what: Callable[[UUID], Script[object]]) -> None:
     for job_id in found:
-        script.run(what(job_id))
+        with _each_by_itself("job", job_id):
+            script.run(what(job_id))
 
 
 OWN_SWEEPS = (
     Sweep("due jobs", lambda: _each(script.run(due_jobs()), make_due), 1.0),
-    Sweep(
-        "due waits", lambda: [script.run(waits.resolve(job, key, None)) for job, key in script.run(waits.due())], 1.0
-    ),
+    Sweep("due waits", resolve_due_waits, 1.0),
     Sweep("held jobs", lambda: _each(script.run(holds.held()), holds.block), 1.0),
     Sweep("unblockable jobs", lambda: _each(script.run(holds.unblockable()), holds.unblock), 1.0),
     Sweep("unservable jobs", lambda: _each(script.run(holds.unservable()), holds.block), 2.0),
@@ -135,6 +164,8 @@ class Reconciler:
         """Do what is due. An outage of the database is logged and waited out; it is nobody's crash."""
         close_old_connections()
         try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
             if self.clock() >= self.patient_until:
                 expire_leases()
             for sweep in (*OWN_SWEEPS, *registered()):
@@ -142,15 +173,20 @@ class Reconciler:
                 if now - self._last.get(sweep.name, float("-inf")) >= sweep.every_s:
                     self._last[sweep.name] = now
                     self._sweep(sweep)
+            with connection.cursor() as cursor:
+                cursor.execute("RESET lock_timeout")
         except DatabaseError as error:
-            self.patient_until = self.clock() + lease.LEASE_S + 1
             connection.close()
+            if not is_outage(error):
+                logger.exception("the reconciler failed", extra={"action": "reconcile_failed"})
+                return
+            self.patient_until = self.clock() + lease.LEASE_S + 1
             logger.warning("the database does not answer: %s", error, extra={"action": "database_outage"})
 
     def _sweep(self, sweep: Sweep) -> None:
         try:
             sweep.run()
-        except DatabaseError:
-            raise
-        except Exception:
+        except Exception as error:
+            if is_outage(error):
+                raise
             logger.exception("sweep %r failed", sweep.name, extra={"action": "sweep_failed"})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 import redis
-from redis.backoff import ExponentialBackoff
+from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import DequeueTimeout
@@ -22,20 +23,27 @@ if TYPE_CHECKING:
 else:
     Base = object
 
+logger = logging.getLogger(__name__)
+
+#: After Redis failed to answer it is asked again after this long. Seconds.
+AWAY_S = 1.0
+
 
 def connect(url: str) -> redis.Redis:
     """Return a connection for workers: it waits for a message longer than it waits for an answer."""
-    return redis.Redis.from_url(
-        url, socket_timeout=10, socket_connect_timeout=2, retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2)
-    )
+    return redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=1, retry=Retry(NoBackoff(), 1))
 
 
 class MessageWorker(Base):
-    """A mixin for RQ's workers, on one queue, without RQ's own results, retries, registries and commands."""
+    """A mixin for RQ's workers, on one queue, without RQ's own results, retries, registries and commands.
+
+    RQ's loop never sees an outage of Redis: the wait for a message goes on without it.
+    """
 
     _beat_at = 0.0
     _asked_at = 0.0
     _suspended = False
+    _away_until: float | None = None
 
     def __init__(self, lane: str, connection: redis.Redis) -> None:
         queue = Queue(lane, connection=connection, serializer=JSONSerializer)
@@ -43,8 +51,13 @@ class MessageWorker(Base):
         self.lane = lane
 
     def next_message(self) -> tuple[Message, Queue] | None:
-        """Wait up to a second for a message."""
+        """Wait up to a second for a message; not at all while workers are suspended or Redis is away."""
+        if self.is_away():
+            return None
         try:
+            self.heartbeat()
+            if self.is_suspended():
+                return None
             message: tuple[Message, Queue] | None = self.queue_class.dequeue_any(
                 self._ordered_queues,
                 1,
@@ -53,12 +66,32 @@ class MessageWorker(Base):
                 serializer=self.serializer,
             )
         except DequeueTimeout:
+            message = None
+        except redis.RedisError as error:
+            self._note_outage(error)
             return None
+        if self._away_until is not None:
+            self._away_until = None
+            logger.info("lane %s: Redis answers again", self.lane, extra={"action": "redis_back"})
         return message
 
+    def is_away(self) -> bool:
+        """Tell whether Redis did not answer a moment ago and is to be left alone for now."""
+        return self._away_until is not None and time.monotonic() < self._away_until
+
+    def _note_outage(self, error: redis.RedisError) -> None:
+        if self._away_until is None:
+            logger.warning(
+                "lane %s: Redis does not answer, looking without it: %s",
+                self.lane,
+                error,
+                extra={"action": "redis_outage"},
+            )
+        self._away_until = time.monotonic() + AWAY_S
+
     def drop(self, message: Message, queue: Queue) -> None:
-        """Forget a message: what it stood for is in the database."""
-        with self.connection.pipeline(transaction=False) as pipeline:
+        """Forget a message: what it stood for is in the database. One that Redis keeps is dropped at maintenance."""
+        with contextlib.suppress(redis.RedisError), self.connection.pipeline(transaction=False) as pipeline:
             pipeline.lrem(queue.intermediate_queue_key, 1, message.id)
             pipeline.delete(message.key)
             pipeline.execute()
@@ -80,12 +113,18 @@ class MessageWorker(Base):
         if time.monotonic() - self._beat_at < 10:
             return
         self._beat_at = time.monotonic()
-        if not self.connection.exists(self.key):
-            self.register_birth()
-        self.connection.expire(self.key, 90)
+        with contextlib.suppress(redis.RedisError):
+            if not self.connection.exists(self.key):
+                super().register_birth()  # type: ignore[no-untyped-call]
+            self.connection.expire(self.key, 90)
 
     def run_maintenance_tasks(self) -> None:
         """Drop messages whose taker died between pop and claim. The rows they stood for are found without them."""
+        self.last_cleaned_at: Any = rq_now()
+        with contextlib.suppress(redis.RedisError):
+            self._drop_stuck_messages()
+
+    def _drop_stuck_messages(self) -> None:
         queue = self.queues[0]
         stuck = queue.intermediate_queue.get_job_ids()
         with self.connection.pipeline(transaction=False) as pipeline:
@@ -93,12 +132,13 @@ class MessageWorker(Base):
                 pipeline.lrem(queue.intermediate_queue_key, 1, message_id)
                 pipeline.delete(self.job_class.key_for(message_id))
             pipeline.execute()
-        self.last_cleaned_at: Any = rq_now()
 
     def register_birth(self) -> None:
-        """Register; a leftover of our own from before an outage is no obstacle."""
-        self.connection.delete(self.key)
-        super().register_birth()  # type: ignore[no-untyped-call]
+        """Leave it to the heartbeat, which registers whenever we are not in RQ's list."""
+
+    def _set_ip_address(self, connection: redis.Redis) -> None:
+        """Ask Redis nothing: it may be away when we begin."""
+        self.ip_address = "unknown"
 
     def teardown(self) -> None:
         """Leave RQ's list, if Redis is there to be told."""

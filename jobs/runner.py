@@ -18,12 +18,12 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 from jobs import handlers, script
 from jobs.claim import StaleFence, finish
 from jobs.handlers import Blocked, Cancelled, Claim, Failed, HandedBack, Outcome
-from jobs.pool import get_pool
+from jobs.pool import drop_broken, get_pool
 
 logger = logging.getLogger(__name__)
 
-#: What an outage of PostgreSQL looks like from here.
-OUTAGE = (psycopg.OperationalError, psycopg.errors.AdminShutdown, PoolTimeout, TooManyRequests)
+#: What an outage of PostgreSQL looks like from here, and an outage of ours from there.
+OUTAGE = (psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout, PoolTimeout, TooManyRequests)
 #: How long a write is tried again. Longer outages leave the job to whoever claims it next.
 PATIENCE_S = 120.0
 
@@ -45,6 +45,7 @@ async def persist(make: Any, *, patience_s: float = PATIENCE_S) -> Any:
                 raise
             logger.warning("the database does not answer, trying again: %s", error, extra={"action": "database_outage"})
             await asyncio.sleep(delay_s)
+            await drop_broken()
             delay_s = min(delay_s * 2, 2.0)
 
 
@@ -70,6 +71,7 @@ class Runner:
 
     def __init__(self) -> None:
         self._running: dict[tuple[UUID, int], _Running] = {}
+        self._closing = False
 
     def __len__(self) -> int:
         return len(self._running)
@@ -85,7 +87,7 @@ class Runner:
     def start(self, claim: Claim) -> asyncio.Task[None]:
         """Begin to run a claimed job; the task ends when its outcome is written. Call on the loop."""
         key = (claim.job_id, claim.fence)
-        running = self._running[key] = _Running(claim)
+        running = self._running[key] = _Running(claim, why=Why.SHUTDOWN if self._closing else None)
         running.task = asyncio.create_task(self._run(running), name=f"job {claim.job_id}")
         running.task.add_done_callback(lambda _: self._running.pop(key, None))
         return running.task
@@ -101,8 +103,9 @@ class Runner:
                 self._interrupt(running, Why.LOST)
 
     async def shut_down(self, grace_s: float) -> None:
-        """Let runs finish for ``grace_s`` seconds, then hand back the rest."""
+        """Let runs finish for ``grace_s`` seconds, then hand back the rest, and whatever is still to be started."""
         await self._settle(grace_s)
+        self._closing = True
         self._stop(Why.SHUTDOWN)
         await self._settle(10)
 
@@ -137,6 +140,11 @@ class Runner:
                 "job %s: its outcome could not be written", claim.job_id, extra={"action": "finish_failed"}
             )
             return
+        except Exception as error:
+            # What its handler keeps of it cannot be written; text that PostgreSQL refuses, say. Then it has failed.
+            logger.exception("job %s: its outcome was refused", claim.job_id, extra={"action": "finish_refused"})
+            failed = Failed(problem_of(error))
+            written = await persist(lambda: finish(claim, failed))
         if not written:
             logger.warning("job %s: fenced off, nothing written", claim.job_id, extra={"action": "fenced_off", **extra})
             return
@@ -210,7 +218,8 @@ def problem_of(error: BaseException) -> dict[str, Any]:
     return {
         "type": "/problems/unexpected-error",
         "title": "An unexpected error",
-        "detail": f"{kind}: {str(error)[:500]}" if str(error) else kind,
+        # PostgreSQL takes no NUL, and the text may be anybody's.
+        "detail": f"{kind}: {str(error)[:500]}".replace("\0", "\ufffd") if str(error) else kind,
         "fingerprint": hashlib.sha256(f"{kind}@{where}".encode()).hexdigest()[:16],
         "where": where,
         "retriable": True,

@@ -170,11 +170,15 @@ def release(job: Row, *, how: str) -> Script[State]:
     """Take a running job from an owner that is gone. The row is locked.
 
     A job of a normal lane becomes a suspect and is charged nothing. Only a crash in lane `suspect`, where it was alone
-    in its process, counts: after as many as it has attempts it is a dead letter.
+    in its process, counts: after as many as it has attempts it is a dead letter. An owner that stopped in good order
+    has not crashed.
     """
     if job["cancel_requested_at"] is not None:
         yield from change(job, State.CANCELLED, reason=how)
         return State.CANCELLED
+    if how == "worker-stopped":
+        yield from change(job, State.QUEUED, reason=how)
+        return State.QUEUED
     crashes = job["crashes"] + (job["lane"] == lanes.SUSPECT)
     if crashes >= job["max_attempts"]:
         problem = {

@@ -6,7 +6,7 @@ import signal
 import threading
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from jobs.reconcile import Reconciler
 
@@ -18,4 +18,9 @@ class Command(BaseCommand):
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        Reconciler().run(stop)
+        # In a thread: a handler that sets an event which its own thread waits for may wait for itself.
+        reconciler = threading.Thread(target=Reconciler().run, args=(stop,), name="reconciler")
+        reconciler.start()
+        reconciler.join()
+        if not stop.is_set():
+            raise CommandError("The reconciler ended.")
