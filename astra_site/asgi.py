@@ -27,7 +27,7 @@ def events() -> ASGI3Application:
     """Return the application that streams a task's events: plain ASGI, for a Django view would hold a thread each."""
     from agents import sse
 
-    return drain.ends_stream(sse.app)
+    return drain.ends_stream(cast(ASGI3Application, sse.app))
 
 
 async def route(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -107,9 +108,12 @@ def items(name: str, default: tuple[str, ...] = (), *, help: str) -> list[str]:
     return _read(Setting(name, "list", ", ".join(default), help), parse, list(default))
 
 
-def secret(name: str, *, help: str) -> str:
-    """Read a secret from ``NAME`` or, when that is unset, from the file that ``NAME_FILE`` names; else ``""``."""
-    value = _read(Setting(name, "secret", "", help), str, "")
+def secret(name: str, *, shown: str = "", help: str) -> str:
+    """Read a secret from ``NAME`` or, when that is unset, from the file that ``NAME_FILE`` names; else ``""``.
+
+    ``shown`` says in the docs what happens without it.
+    """
+    value = _read(Setting(name, "secret", shown, help), str, "")
     file = os.environ.get(f"{name}_FILE", "").strip()
     if value or not file:
         return value
@@ -123,12 +127,30 @@ def secret(name: str, *, help: str) -> str:
     return value
 
 
-def url(name: str, schemes: tuple[str, ...], default: str = "", *, shown: str = "", help: str) -> str:
-    """Read an address whose scheme is one of ``schemes``. It may carry a password, so it is a secret too."""
-    value = secret(name, help=help)
-    REGISTRY[name] = Setting(name, "secret", shown, help)
-    if not value:
-        return default
+def secret_url(name: str, schemes: tuple[str, ...], *, shown: str, help: str) -> str:
+    """Read an address that may carry a password, or ``""``; see ``secret`` and ``url``."""
+    value = secret(name, shown=shown, help=help)
+    return _held_to(schemes, name, value) if value else ""
+
+
+def url(name: str, schemes: tuple[str, ...], default: str, *, shown: str, help: str) -> str:
+    """Read an address whose scheme is one of ``schemes``."""
+    return _read(Setting(name, "url", shown, help), lambda raw: _held_to(schemes, name, raw), default)
+
+
+def _held_to(schemes: tuple[str, ...], name: str, value: str) -> str:
     if urlsplit(value).scheme not in schemes:
         raise ImproperlyConfigured(f"{name} must start with {' or '.join(f'{scheme}://' for scheme in schemes)}.")
     return value
+
+
+def time_zone(name: str, default: str, *, help: str) -> str:
+    """Read the name of an IANA time zone."""
+
+    def parse(raw: str) -> str:
+        try:
+            return str(ZoneInfo(raw))
+        except (ValueError, OSError, ZoneInfoNotFoundError):
+            raise ImproperlyConfigured(f"{name} must name a time zone, like Europe/Madrid, not {raw!r}.") from None
+
+    return _read(Setting(name, "text", default, help), parse, default)

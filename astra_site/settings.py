@@ -28,13 +28,13 @@ ASTRA_CONFIG = env.path(
     shown="`astra.yml` in the checkout",
     help="The agents and endpoints to load.",
 )
-DATABASE_URL = env.url(
+DATABASE_URL = env.secret_url(
     "DATABASE_URL",
     ("postgres", "postgresql"),
     shown="an embedded PostgreSQL",
     help="A PostgreSQL 14 or newer, as libpq writes it: `postgresql://user:password@host/name`.",
 )
-REDIS_URL = env.url(
+REDIS_URL = env.secret_url(
     "REDIS_URL",
     ("redis", "rediss", "unix"),
     shown="an embedded Valkey",
@@ -176,7 +176,7 @@ AUTH_PASSWORD_VALIDATORS = [
 LANGUAGE_CODE = "en"
 USE_I18N = True
 USE_TZ = True
-TIME_ZONE = env.text("ASTRA_TIME_ZONE", "UTC", help="The IANA time zone the site shows times in.")
+TIME_ZONE = env.time_zone("ASTRA_TIME_ZONE", "UTC", help="The IANA time zone the site shows times in.")
 
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
@@ -220,7 +220,12 @@ OPENAI_BASE_URL = env.text(
     "OPENAI_BASE_URL", help="A server that speaks OpenAI's chat completions, for `openai:` models."
 )
 ANTHROPIC_API_KEY = env.secret("ANTHROPIC_API_KEY", help="The key for `anthropic:` models.")
-NOTIFY_URLS = env.secret("ASTRA_NOTIFY_URLS", help="Where notices go: Apprise URLs, set apart by commas or blanks.")
+FILES_DIR = env.path(
+    "ASTRA_FILES_DIR",
+    DATA_DIR / "files",
+    shown="`files` in the data directory",
+    help="The folder that agents may read files in.",
+)
 ALLOWED_PRIVATE_HOSTS = env.items(
     "ASTRA_ALLOWED_PRIVATE_HOSTS",
     help="Hosts and networks with private addresses that tools and webhooks may reach all the same.",

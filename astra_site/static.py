@@ -78,7 +78,8 @@ class StaticFiles:
     def noise(self) -> WhiteNoise:
         """WhiteNoise's index of the files, made at the first request."""
         noise = WhiteNoise(None, allow_all_origins=False, immutable_file_test=HASHED)
-        noise.add_files(str(settings.STATIC_ROOT), prefix=self.prefix)
+        if Path(settings.STATIC_ROOT).is_dir():
+            noise.add_files(str(settings.STATIC_ROOT), prefix=self.prefix)
         return noise
 
     def matches(self, scope: HTTPScope) -> bool:

@@ -21,7 +21,7 @@ from django.conf import settings
 from django.core.management.base import CommandError
 from django.db import DatabaseError, connection
 
-from astra_site import embedded, listening
+from astra_site import embedded, listening, reach
 from astra_site.embedded.lock import Lock
 from astra_site.embedded.postgres import Postgres
 from astra_site.supervisor import Backoff, Child, Signals, Supervisor
@@ -111,6 +111,8 @@ class Up:
         from agents.config import ConfigError
         from astra_site import demo, schema
 
+        if fault := reach.database_fault() or reach.redis_fault():
+            raise CommandError(fault)
         if schema.migrate():
             say("The database is up to date.")
         if Postgres.name in servers.started:

@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import signal
-from socket import AF_UNIX, SOCK_STREAM, socket
 import struct
 import subprocess
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from socket import AF_UNIX, SOCK_STREAM, socket
 
 from astra_site.embedded.errors import EmbeddedError
 from astra_site.embedded.identity import Identity

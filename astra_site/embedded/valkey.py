@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import signal
-from socket import AF_UNIX, SOCK_STREAM, socket
 from importlib.util import find_spec
 from pathlib import Path
+from socket import AF_UNIX, SOCK_STREAM, socket
 
 from astra_site.embedded.errors import EmbeddedError
 from astra_site.embedded.lock import Lock

@@ -104,7 +104,7 @@ def test_a_secret_file_that_is_missing_or_empty_is_refused(monkeypatch: pytest.M
 def test_a_url_of_another_kind_is_refused_without_showing_it(given: Set) -> None:
     given("mysql://astra:hunter2@db/astra")
     with pytest.raises(ImproperlyConfigured) as refused:
-        env.url("X_SETTING", ("postgres", "postgresql"), help="")
+        env.secret_url("X_SETTING", ("postgres", "postgresql"), shown="", help="")
     assert str(refused.value) == "X_SETTING must start with postgres:// or postgresql://."
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 
 import pytest
-from asgiref.testing import ApplicationCommunicator
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from django.test import AsyncClient, Client
 
 from astra_site import request_id
 from astra_site.logs import LineFormatter
+from tests.roof.asgi_call import call
 
 OFFERED = "order-42:retry.1"
 
@@ -45,10 +45,9 @@ async def test_what_does_not_pass_through_django_has_one_as_well() -> None:
         await send({"type": "http.response.start", "status": 204, "headers": [], "trailers": False})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    scope = {"type": "http", "headers": [(b"x-request-id", OFFERED.encode())]}
-    communicator = ApplicationCommunicator(request_id.on_responses(application), scope)
-    start = await communicator.receive_output()
-    assert start["headers"] == [(b"x-request-id", OFFERED.encode())]
+    wrapped = request_id.on_responses(application)
+    status, headers, _ = await call(wrapped, "/anything", headers={"X-Request-ID": OFFERED})
+    assert (status, headers) == (204, {"x-request-id": OFFERED})
     assert seen == [OFFERED]
 
 

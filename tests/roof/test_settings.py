@@ -89,6 +89,12 @@ def test_cookies_are_secure_where_the_site_is_https(tmp_path: Path, url: str, se
             "astra: ASTRA_DEBUG must be one of 1, true, yes, on, 0, false, no, off, not 'perhaps'.",
         ),
         ("DATABASE_URL", "postgresql://db.example", "astra: DATABASE_URL names no database: it ends like /name."),
+        (
+            "ASTRA_TIME_ZONE",
+            "Mars/Utopia",
+            "astra: ASTRA_TIME_ZONE must name a time zone, like Europe/Madrid, not 'Mars",
+        ),
+        ("ASTRA_TIME_ZONE", "../etc/passwd", "astra: ASTRA_TIME_ZONE must name a time zone"),
         ("ASTRA_DATA_DIR", "/proc/astra", "astra: The data directory '/proc/astra' cannot be used: "),
     ],
 )
