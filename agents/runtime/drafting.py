@@ -71,9 +71,9 @@ class Drafter:
 
 
 def identity(draft: ModelCall, max_tokens: int | None) -> dict[str, Any]:
-    """Return what makes two requests the same, plain: neither the model, which the budget picks, nor how a tool reads."""
+    """Return, plain, what makes two requests the same: not the model, which the budget picks, nor how a tool reads."""
     return {
-        "messages": [plain(message.model_dump(mode="json", exclude_defaults=True)) for message in draft.messages],
+        "messages": plain([message.model_dump(exclude_defaults=True) for message in draft.messages], "The messages"),
         "tools": [spec.name for spec in draft.tools],
         "tool_choice": draft.tool_choice,
         "output": plain(draft.output, "The schema of the output"),

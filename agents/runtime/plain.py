@@ -131,7 +131,7 @@ def _mapping(value: Mapping[Any, Any]) -> dict[str, Any]:
 def _other(value: Any) -> Any:
     """Turn what is not JSON's own, by the kinds of it that have one clear form."""
     if isinstance(value, BaseModel):
-        return _plain(value.model_dump(mode="json"))
+        return _plain(value.model_dump())  # not mode="json": that takes sets, in any order
     if isinstance(value, Enum):
         return _plain(value.value)
     if isinstance(value, datetime | date | time):

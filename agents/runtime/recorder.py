@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -77,9 +77,7 @@ class Recorder:
 
     def take(self, branch: Branch, name: str, kind: StepKind, given: Any, shown: Any = None) -> Slot:
         """Return the place of the next call of that name, whose input is ``given`` (plain)."""
-        return Slot(
-            branch.next_key(name), name, kind, digest([kind, given]), preview(given if shown is None else shown)
-        )
+        return Slot(branch.next_key(name), name, kind, digest([kind, given]), given if shown is None else shown)
 
     def recall(self, slot: Slot) -> Recorded | None:
         """Return what is recorded of the call, if it is.
@@ -160,41 +158,13 @@ class Recorder:
 
     async def keep(self, slot: Slot, done: Done, started: datetime) -> None:
         """Record a finished step. When this returns it will never run again."""
-        await self._write(
-            StepRecord(
-                key=slot.key,
-                name=slot.name,
-                kind=slot.kind,
-                input_hash=slot.digest,
-                input=preview(slot.shown),
-                output=done.output,
-                started_at=started,
-                finished_at=self.clock(),
-                summary=one_line(done.summary),
-                model=done.model,
-                usage=done.usage,
-                turns=done.turns,
-            )
-        )
+        record = self._record(slot, started, output=done.output, summary=one_line(done.summary))
+        await self._write(replace(record, model=done.model, usage=done.usage, turns=done.turns))
 
     async def fail(self, slot: Slot, error: RunError, started: datetime, summary: str = "") -> None:
         """Tell that the step, or one attempt of it, failed."""
-        await self._write(
-            StepRecord(
-                key=slot.key,
-                name=slot.name,
-                kind=slot.kind,
-                input_hash=slot.digest,
-                input=preview(slot.shown),
-                output=None,
-                started_at=started,
-                finished_at=self.clock(),
-                ok=False,
-                summary=one_line(summary or error.detail),
-                usage=error.usage,
-                problem=problem(error),
-            )
-        )
+        record = self._record(slot, started, output=None, summary=one_line(summary or error.detail))
+        await self._write(replace(record, ok=False, usage=error.usage, problem=problem(error)))
 
     async def flush(self, branch: Branch) -> None:
         """Record what the program's going on has made history. Comes before whatever it does next."""
@@ -206,21 +176,23 @@ class Recorder:
                 del self._markers[0]
             while branch.caught:
                 slot, failure = branch.caught[0]
-                now = self.clock()
-                await self._write(
-                    StepRecord(
-                        key=slot.key + FAILED,
-                        name=slot.name,
-                        kind=slot.kind,
-                        input_hash=slot.digest,
-                        input=preview(slot.shown),
-                        output=failure,
-                        started_at=now,
-                        finished_at=now,
-                        summary=one_line(f"The program went on without it: {failure['detail']}"),
-                    )
-                )
+                summary = one_line(f"The program went on without it: {failure['detail']}")
+                record = self._record(slot, self.clock(), output=failure, summary=summary)
+                await self._write(replace(record, key=slot.key + FAILED))
                 del branch.caught[0]
+
+    def _record(self, slot: Slot, started: datetime, output: Any, summary: str) -> StepRecord:
+        return StepRecord(
+            key=slot.key,
+            name=slot.name,
+            kind=slot.kind,
+            input_hash=slot.digest,
+            input=preview(slot.shown),
+            output=output,
+            started_at=started,
+            finished_at=self.clock(),
+            summary=summary,
+        )
 
     def patched(self, tag: str) -> bool:
         """Return whether this run is to take the way that ``tag`` stands for: see `RunContext.patched`."""

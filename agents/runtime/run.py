@@ -72,6 +72,7 @@ async def _main(program: Program, ctx: RunContext) -> Any:
     async def work() -> Any:
         ctx.meter.restore(await ctx.recorder.open())
         output = await program(ctx)
+        await ctx.recorder.flush(ctx.gate.root)
         output = plain(output.as_output() if isinstance(output, Reply) else output, "The program's output")
         size, most = len(canonical(output)), ctx.options.max_output_bytes
         if size > most:

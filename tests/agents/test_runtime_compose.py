@@ -1,0 +1,214 @@
+"""Writing the answer: what streams, what is held back, what is taken back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from agents.runtime.asking import Attempts
+from agents.runtime.context import Options, RunContext
+from agents.runtime.errors import BadReply, Misuse, ModelRefused, ModelUnavailable, WallClockExceeded
+from agents.runtime.ports import Delta
+from agents.runtime.types import Message
+from tests.support.scripted import AGENT, JsonJournal, Screen, ScriptedPort, Stream, call, go, reply
+from tests.support.virtual_time import run
+
+BARE = AGENT.model_copy(update={"tools": ()})
+MESSAGES = [Message(role="user", text="hi")]
+
+
+async def compose(ctx: RunContext) -> Any:
+    reply = await ctx.compose(MESSAGES)
+    return [reply.text, reply.preamble, [call.tool for call in reply.calls]]
+
+
+def stream(*pieces: Any, end: Any = None) -> ScriptedPort:
+    return ScriptedPort([Stream(pieces, end)])
+
+
+def test_a_text_is_the_answer_as_it_stands_and_is_sent_once() -> None:
+    async def program(ctx: RunContext) -> Any:
+        return await ctx.compose("The report.")
+
+    journal, screen = JsonJournal(), Screen()
+    assert run(go(program, journal, transport=screen)).output == {"text": "The report."}
+    assert run(go(program, journal, transport=screen)).output == {"text": "The report."}
+    assert screen.shown == ["The report."]
+    result = run(go(program, journal, ScriptedPort([])))
+    assert (result.totals.turns, result.totals.steps) == (0, 1)
+
+
+def test_an_agent_without_tools_streams_straight_through() -> None:
+    screen = Screen()
+    port = stream((1, "He"), (0.1, "llo"), end=reply("Hello"))
+    assert run(go(compose, port=port, agent=BARE, transport=screen)).output == ["Hello", False, []]
+    assert screen.shown == ["He", "llo"]
+    assert screen.times == pytest.approx([1, 1.1])
+
+
+def test_the_head_is_held_back_for_600_ms_from_its_first_character_where_tools_are_offered() -> None:
+    screen = Screen()
+    port = stream((1, "He"), (0.3, "llo"), (0.5, " you"), (0.1, "!"), end=reply("Hello you!"))
+    run(go(compose, port=port, transport=screen))
+    assert screen.shown == ["Hello", " you", "!"]
+    assert screen.times == pytest.approx([1.6, 1.8, 1.9])
+
+
+def test_the_head_is_held_back_for_200_characters_at_most() -> None:
+    screen = Screen()
+    port = stream((0, "x" * 199), (0.1, "y"), (0.1, "z"), end=reply("x" * 199 + "yz"))
+    run(go(compose, port=port, transport=screen))
+    assert screen.shown == ["x" * 199 + "y", "z"]
+
+
+def test_a_short_answer_goes_out_when_its_stream_ends() -> None:
+    screen = Screen()
+    run(go(compose, port=stream((0, "No."), end=reply("No.")), transport=screen))
+    assert (screen.shown, screen.times) == (["No."], [0])
+
+
+def test_text_before_a_tool_call_is_a_preamble_that_nobody_sees_but_the_timeline() -> None:
+    screen = Screen()
+    end = reply("Let me look. One moment.", call())
+    port = stream((0, "Let me look."), (0.5, call()), (5, " One moment."), end=end)
+    assert run(go(compose, port=port, transport=screen)).output == ["Let me look. One moment.", True, ["look"]]
+    assert screen.shown == []
+    assert screen.steps[0].summary == "Let me look. One moment. → look"
+
+
+def test_a_tool_call_after_the_head_is_returned_for_a_turn_that_follows_and_the_text_stays_the_answer() -> None:
+    screen = Screen()
+    port = stream((0, "Here it is."), (1, call()), (1, " And more."), end=reply("Here it is. And more.", call()))
+    assert run(go(compose, port=port, transport=screen)).output == ["Here it is. And more.", False, ["look"]]
+    assert screen.shown == ["Here it is.", " And more."]
+
+
+def test_a_port_that_does_not_stream_gives_the_same() -> None:
+    for answer, shown in ((reply("whole"), ["whole"]), (reply("Let me look.", call()), [])):
+        screen = Screen()
+        found = run(go(compose, port=ScriptedPort([answer]), transport=screen)).output
+        assert found == [answer.text, bool(answer.calls), [c.tool for c in answer.calls]]
+        assert screen.shown == shown
+
+
+def test_the_parts_of_an_answer_stand_apart_also_after_a_crash() -> None:
+    async def program(ctx: RunContext) -> None:
+        await ctx.compose("One.")
+        await ctx.compose("")
+        await ctx.compose(MESSAGES, tools=False)
+        await ctx.compose("Three.")
+
+    journal, screen = JsonJournal(), Screen()
+    run(go(program, journal, stream((0, "T"), (0, "wo."), end=reply("Two.")), transport=screen))
+    assert screen.text == "One.\n\nTwo.\n\nThree."
+    del journal.steps["compose#4"]
+    screen = Screen()
+    run(go(program, journal, transport=screen))
+    assert screen.text == "\n\nThree."
+
+
+def test_a_stream_that_breaks_off_is_withdrawn_and_written_anew() -> None:
+    screen = Screen()
+    port = ScriptedPort(
+        [
+            Stream([(1, "The ans")], ModelUnavailable("reset")),
+            Stream([(1, "Again ")], None),
+            Stream([(1, "The answer.")], reply("The answer.")),
+        ]
+    )
+    assert run(go(compose, port=port, agent=BARE, transport=screen)).output == ["The answer.", False, []]
+    assert screen.text == "The answer."
+    assert len(screen.withdrawn) == 2
+
+
+def test_what_broke_off_before_anything_was_sent_needs_no_withdrawal() -> None:
+    screen = Screen()
+    port = ScriptedPort([Stream([(0, "The")], ModelUnavailable("reset")), reply("The answer.")])
+    run(go(compose, port=port, transport=screen))
+    assert screen.text == "The answer."
+    assert not screen.withdrawn
+
+
+@pytest.mark.parametrize(
+    ("end", "error"), [(reply("bad", finish="content_filter"), ModelRefused), (reply("bad", finish="error"), BadReply)]
+)
+def test_an_answer_that_turns_out_unsound_is_withdrawn(end: Any, error: Any) -> None:
+    screen = Screen()
+    port = ScriptedPort([Stream([(0, "bad")], end)])
+    options = Options(attempts=Attempts(most=1))
+    with pytest.raises(error):
+        run(go(compose, port=port, agent=BARE, transport=screen, options=options))
+    assert screen.shown == []
+    assert len(screen.withdrawn) == 1
+
+
+def test_a_call_that_was_not_offered_is_no_reply() -> None:
+    async def program(ctx: RunContext) -> None:
+        await ctx.compose(MESSAGES, tools=False)
+
+    with pytest.raises(BadReply):
+        run(go(program, port=ScriptedPort([lambda _: reply("x", call())])))
+
+
+def test_an_answer_is_written_alone() -> None:
+    async def program(ctx: RunContext) -> None:
+        await ctx.gather(ctx.compose(MESSAGES), ctx.tools([call()]))
+
+    with pytest.raises(Misuse, match="an answer is written alone"):
+        run(go(program))
+
+
+def test_no_tool_runs_while_an_answer_streams() -> None:
+    ran: list[Any] = []
+
+    class Meddling(Screen):
+        async def delta(self, text: str) -> None:
+            ran.append(await ctx_of[0].tools([call()]))
+
+    ctx_of: list[RunContext] = []
+
+    async def program(ctx: RunContext) -> None:
+        ctx_of.append(ctx)
+        await ctx.compose("text")
+
+    with pytest.raises(Misuse, match=r"ctx.tools was called while ctx.compose was still running"):
+        run(go(program, transport=Meddling()))
+    assert not ran
+
+
+def test_stopping_in_mid_stream_closes_the_request_and_keeps_what_was_shown() -> None:
+    screen, port = Screen(), stream((0, "The ans"), (3600, "wer"), end=reply("The answer"))
+    with pytest.raises(WallClockExceeded):
+        run(go(compose, port=port, agent=BARE, transport=screen, limits={"wall_clock_s": 5}))
+    assert port.open_streams == 0
+    assert screen.text == "The ans"
+    assert not screen.withdrawn
+
+
+def test_one_task_opens_reads_and_closes_a_stream() -> None:
+    tasks: list[Any] = []
+
+    class Port(ScriptedPort):
+        async def stream(self, call: Any) -> Any:
+            try:
+                for piece in ("a", "b"):
+                    tasks.append(asyncio.current_task())
+                    yield Delta(piece)
+                    await asyncio.sleep(1)
+                yield reply("ab")
+            finally:
+                tasks.append(asyncio.current_task())
+
+    run(go(compose, port=Port([])))
+    assert len(tasks) == 3
+    assert len(set(map(id, tasks))) == 1
+
+
+def test_a_recorded_answer_is_not_streamed_again() -> None:
+    journal = JsonJournal()
+    first = run(go(compose, journal, stream((0, "Hello"), end=reply("Hello")))).output
+    screen = Screen()
+    assert run(go(compose, journal, ScriptedPort([]), transport=screen)).output == first
+    assert not screen.shown
