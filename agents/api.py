@@ -206,6 +206,7 @@ def submit_task(
         str | None,
         Header(
             None,
+            alias="Idempotency-Key",
             min_length=1,
             max_length=255,
             pattern=r"^[\x21-\x7e]+$",

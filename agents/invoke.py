@@ -25,7 +25,7 @@ from accounts.problems import Problem
 from agents import payload, registry
 from agents.config.faults import nearest
 from agents.models import Run
-from agents.modes import Latency, policy
+from agents.modes import policy
 from agents.registry import EndpointInfo, Registry
 from agents.runtime.errors import BadInput
 from agents.runtime.types import Budget
@@ -251,29 +251,32 @@ def _say(error: ValidationError) -> str:
 
 def _check_fit(known: Registry, endpoint: EndpointInfo, input: Any) -> None:
     """Refuse at once what the endpoint's mode could not do in time or in size, and say which endpoint can."""
-    latency = policy(endpoint.mode).latency
-    expected = endpoint.expected_latency_ms
-    if _is_too_slow(latency, expected):
-        can = _others(
-            known, endpoint, lambda other: not _is_too_slow(policy(other.mode).latency, other.expected_latency_ms)
-        )
+
+    def can(other: EndpointInfo) -> bool:
+        return not _is_too_slow(other) and not _is_too_large(other, input) and other.input_validator.is_valid(input)
+
+    if _is_too_slow(endpoint):
         raise TooSlowForMode(
-            f"{endpoint.agent} takes about {expected} ms and {endpoint.name} must answer in {latency.p95_ms} ms.{can}"
+            f"{endpoint.agent} takes about {endpoint.expected_latency_ms} ms and {endpoint.name} must answer in"
+            f" {policy(endpoint.mode).latency.p95_ms} ms.{_others(known, endpoint, can)}"
         )
-    size = endpoint.request_size(input)
-    if endpoint.max_size is not None and size > endpoint.max_size:
-        can = _others(
-            known, endpoint, lambda other: other.max_size is None or other.request_size(input) <= other.max_size
-        )
+    if _is_too_large(endpoint, input):
+        size = endpoint.request_size(input)
         raise RequestTooLarge(
-            f"{endpoint.name} takes {endpoint.max_size} at once and this asks for {size:g}.{can}",
+            f"{endpoint.name} takes {endpoint.max_size} at once and this asks for {size:g}."
+            f"{_others(known, endpoint, can)}",
             size=size,
             max=endpoint.max_size,
         )
 
 
-def _is_too_slow(latency: Latency, expected_ms: int | None) -> bool:
-    return latency.kind == "hard" and expected_ms is not None and expected_ms > (latency.p95_ms or 0)
+def _is_too_slow(endpoint: EndpointInfo) -> bool:
+    latency, expected = policy(endpoint.mode).latency, endpoint.expected_latency_ms
+    return latency.kind == "hard" and expected is not None and expected > (latency.p95_ms or 0)
+
+
+def _is_too_large(endpoint: EndpointInfo, input: Any) -> bool:
+    return endpoint.max_size is not None and endpoint.request_size(input) > endpoint.max_size
 
 
 def _others(known: Registry, endpoint: EndpointInfo, can: Callable[[EndpointInfo], bool]) -> str:

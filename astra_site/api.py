@@ -14,6 +14,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from django.urls import URLPattern, path, re_path
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
+from ninja.operation import Operation
 from ninja.parser import Parser
 from ninja.types import DictStrAny
 from psycopg_pool import PoolTimeout
@@ -55,6 +56,10 @@ class StrictParser(Parser):
 
 class Api(NinjaAPI):
     """The API with its description completed by what django-ninja does not know of."""
+
+    def get_openapi_operation_id(self, operation: Operation) -> str:
+        """Return the name that generated clients call the function by."""
+        return operation.view_func.__name__
 
     def get_openapi_schema(self, **kwargs: Any) -> Any:
         """Return the OpenAPI document."""
