@@ -42,6 +42,7 @@ def render(text: str, *, sources: int = 0) -> SafeString:
         html,
         tags=set(_TAGS),
         attributes={"a": {"href", "title"}, "ol": {"start"}},
+        set_tag_attribute_values={"table": {"tabindex": "0"}},  # a wide one scrolls, by keyboard too
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
     )

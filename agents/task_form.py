@@ -18,6 +18,8 @@ PREFIX = "in-"
 _LINES = ("uri", "url", "email", "date", "date-time")
 
 Control = Literal["line", "text", "integer", "number", "choice", "flag"]
+_ORDER: tuple[Control, ...] = ("text", "line", "choice", "integer", "number", "flag")
+_CAPITALS = frozenset({"api", "id", "html", "json", "pdf", "sql", "url", "usd"})
 
 
 @dataclass(slots=True)
@@ -180,7 +182,7 @@ def _fields(shape: Mapping[str, Any]) -> list[FormField]:
         found.append(
             FormField(
                 name=name,
-                label=schema.get("title") or name.replace("_", " ").capitalize(),
+                label=schema.get("title") or _label(name),
                 control=control,
                 required=name in required,
                 help=schema.get("description", ""),
@@ -191,7 +193,13 @@ def _fields(shape: Mapping[str, Any]) -> list[FormField]:
                 choices=[str(choice) for choice in schema.get("enum", ())],
             )
         )
-    return found
+    # The database keeps no order of keys: what must be filled in comes first, then what is long, then the rest.
+    return sorted(found, key=lambda item: (not item.required, _ORDER.index(item.control)))
+
+
+def _label(name: str) -> str:
+    words = " ".join(word.upper() if word in _CAPITALS else word for word in name.split("_"))
+    return words[:1].upper() + words[1:]
 
 
 def _control(schema: Any) -> Control | None:

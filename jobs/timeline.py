@@ -58,10 +58,12 @@ _NOW = {State.QUEUED: "queued", State.BLOCKED: "blocked", State.SCHEDULED: "sche
 def tell(events: Iterable[JobEvent]) -> list[Moment]:
     """Return the story of changes of state and failed steps, oldest first."""
     told = [event for event in events if _is_told(event)]
-    moments = []
+    moments: list[Moment] = []
     changes = [event.at for event in told if event.kind == JobEvent.Kind.STATE and event.old != event.new]
     for event in told:
         mark, hue, words, detail = _say(event)
+        if moments and moments[-1].detail == detail:
+            detail = ""  # a failed step, and then the attempt that failed with it
         is_change = event.kind == JobEvent.Kind.STATE and event.old != event.new
         later = next((at for at in changes if at > event.at), None) if is_change else None
         moments.append(Moment(event.pk, event.at, mark, hue, words, detail, later - event.at if later else None))
@@ -109,7 +111,7 @@ def _say(event: JobEvent) -> tuple[str, str, str, str]:
         return (
             "redrive",
             "warn",
-            f"Failed; tried again in {delay:g} s" if delay else "Failed; tried again",
+            f"Failed; next try in {delay:g} s" if delay else "Failed; tried again",
             _problem(data),
         )
     if event.new == State.WAITING:
@@ -161,7 +163,7 @@ def _reason(reason: str) -> str:
         case "partition":
             return "an older task of the same partition key goes first"
         case "hold":
-            return f"a hold on {rest}"
+            return f"{rest} is on hold"
         case "no-worker":
             return f"no running worker has loaded {rest.removeprefix('agent:')}"
         case "version":
