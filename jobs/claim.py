@@ -21,10 +21,11 @@ from jobs.handlers import (
 from jobs.retry import RetryPolicy
 from jobs.script import Row, Script
 from jobs.states import State
-from jobs.transitions import change, lock, make_ready
+from jobs.transitions import COLUMNS, change, lock_partition, make_ready
 
 # One statement: the worker's row is share-locked (so that its lease cannot be declared lost in the middle), the best
-# eligible row of the lane is taken past rows that others hold, and the event is written with it.
+# eligible rows of the lane are taken past rows that others hold, and the events are written with them. The limit is a
+# part of the text: for a parameter the planner would have to guess.
 _CLAIM = """
 WITH me AS (
     SELECT id, capabilities FROM jobs_worker
@@ -36,7 +37,7 @@ WITH me AS (
       AND (j.requires IS NULL OR j.requires = ANY(me.capabilities))
       AND NOT EXISTS (SELECT 1 FROM jobs_hold h WHERE h.key = ANY(j.hold_keys))
     ORDER BY j.priority, j.fair_tag, j.id
-    LIMIT 1
+    LIMIT {limit:d}
     FOR NO KEY UPDATE OF j SKIP LOCKED
 ), claimed AS (
     UPDATE jobs_job j
@@ -51,13 +52,20 @@ WITH me AS (
 SELECT id, fence, handler, payload, user_id, lane, home_lane, attempt, max_attempts, crashes, generation, time_limit_s,
        partition_key, worker_id, created_at
 FROM claimed
+ORDER BY priority, fair_tag, id
 """
 
 
 def claim(worker_id: UUID, lane: str) -> Script[Claim | None]:
     """Claim the best eligible job of the lane; None if there is none, or if the worker's lease is over."""
-    rows = yield _CLAIM, {"worker": worker_id, "lane": lane}
-    return _as_claim(rows[0]) if rows else None
+    claims = yield from claim_some(worker_id, lane, 1)
+    return claims[0] if claims else None
+
+
+def claim_some(worker_id: UUID, lane: str, limit: int) -> Script[list[Claim]]:
+    """Claim the best eligible jobs of the lane, best first, ``limit`` at most; none if the worker's lease is over."""
+    rows = yield _CLAIM.format(limit=limit), {"worker": worker_id, "lane": lane}
+    return [_as_claim(row) for row in rows]
 
 
 def _as_claim(row: Row) -> Claim:
@@ -94,9 +102,14 @@ def finish(claim: Claim, outcome: Outcome) -> Script[bool]:
 
     A job that was asked to stop is cancelled whatever it came to, unless it had succeeded by then.
     """
-    job = yield from lock(claim.job_id)
-    if job is None or job["fence"] != claim.fence or job["state"] != State.RUNNING:
+    yield from lock_partition(claim.partition_key)
+    rows = yield (
+        f"SELECT {COLUMNS} FROM jobs_job WHERE id = %s AND fence = %s AND state = 'running' FOR NO KEY UPDATE",
+        [claim.job_id, claim.fence],
+    )
+    if not rows:
         return False
+    job = rows[0]
     if isinstance(outcome, Succeeded):
         yield from change(job, State.SUCCEEDED, reason="finished", outcome=outcome, sets={"error": None})
     elif job["cancel_requested_at"] is not None or isinstance(outcome, Cancelled):

@@ -20,8 +20,13 @@ logger = logging.getLogger(__name__)
 #: Idle slots look for themselves this often, so a lost wake-up costs no more. Seconds.
 LOOK_S = 2.0
 
-#: Claims a job of the lane and starts it, and calls the second argument when it has ended. False: there was none.
-Take = Callable[[str, Callable[[], None]], Coroutine[Any, Any, bool]]
+#: The most jobs that one claim takes. While work piles up it saves commits; a lane that is hardly used claims one by
+#: one, so that its jobs spread over all processes.
+AT_ONCE = 8
+
+#: Claims up to that many jobs of the lane and starts them, and calls the last argument when one has ended. Returns how
+#: many there were.
+Take = Callable[[str, int, Callable[[], None]], Coroutine[Any, Any, int]]
 
 
 class LaneWorker(MessageWorker, SimpleWorker):
@@ -35,6 +40,7 @@ class LaneWorker(MessageWorker, SimpleWorker):
         self._take = take
         self._loop = loop
         self._looked_at = 0.0
+        self._at_once = 1
         self._stopping = threading.Event()
 
     # --- The thread --------------------------------------------------------------------------------------------------
@@ -58,21 +64,40 @@ class LaneWorker(MessageWorker, SimpleWorker):
     def _look_while_redis_is_away(self) -> None:
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline and not self._stopping.is_set():
-            if not (self._free.acquire(timeout=0.1) and self._claim_into_slot()):
+            if not (self._free.acquire(timeout=0.1) and self._claim_into(1)):
                 self._stopping.wait(0.2)
 
-    def _claim_into_slot(self) -> bool:
-        """Claim a job into a slot that is already taken; give the slot back if there was none."""
-        future = asyncio.run_coroutine_threadsafe(self._take(self.lane, self._free.release), self._loop)
+    def _more_slots(self) -> int:
+        """Take more slots, if they are free, as long as claims bring in all they may. Returns how many."""
+        more = 0
+        while more < self._at_once - 1 and self._free.acquire(blocking=False):
+            more += 1
+        return more
+
+    def _claim_into(self, slots: int) -> int:
+        """Claim jobs into slots that are already taken, give back those that stay empty. Returns how many jobs."""
+        future = asyncio.run_coroutine_threadsafe(self._take(self.lane, slots, self._free.release), self._loop)
         try:
-            taken = future.result()
+            claimed = future.result()
         except Exception as error:
             logger.warning("lane %s: could not claim: %s", self.lane, error, extra={"action": "claim_failed"})
-            taken = False
+            claimed = 0
             self._stopping.wait(0.5)
-        if not taken:
+        self._give_back(slots - claimed)
+        self._at_once = min(AT_ONCE, 2 * slots) if claimed == slots else 1
+        return claimed
+
+    def _give_back(self, slots: int) -> None:
+        for _ in range(slots):
             self._free.release()
-        return taken
+
+    def _forget_messages(self, count: int) -> None:
+        """Take messages off the queue that the next claim stands for: it sees every row they were pushed for."""
+        if count == 0:
+            return
+        found: Any = self.connection.lpop(self.queues[0].key, count)
+        if found:
+            self.connection.delete(*(self.job_class.key_for(message_id.decode()) for message_id in found))
 
     # --- What RQ calls -----------------------------------------------------------------------------------------------
 
@@ -84,15 +109,13 @@ class LaneWorker(MessageWorker, SimpleWorker):
             self.heartbeat()
             if not self._free.acquire(timeout=0.5):
                 continue
-            if time.monotonic() - self._looked_at >= LOOK_S:
-                # As long as there is work without a message, slots fill without one.
-                if not self._claim_into_slot():
-                    self._looked_at = time.monotonic()
-                continue
             try:
                 if self.is_suspended():
                     self._stopping.wait(1.0)
                     message = None
+                elif time.monotonic() - self._looked_at >= LOOK_S:
+                    self._look()
+                    continue
                 else:
                     message = self.next_message()
             except BaseException:
@@ -103,9 +126,24 @@ class LaneWorker(MessageWorker, SimpleWorker):
             self._free.release()
         return None
 
+    def _look(self) -> None:
+        """Claim into the slot that is taken, message or none. As long as there is work, slots fill like this."""
+        more = self._more_slots()
+        try:
+            self._forget_messages(1 + more)
+        except BaseException:
+            self._give_back(more)
+            raise
+        if not self._claim_into(1 + more):
+            self._looked_at = time.monotonic()
+
     def execute_job(self, job: Message, queue: Queue) -> None:
-        """Claim the best job of the lane, then drop the message."""
-        self._claim_into_slot()
+        """Claim the best jobs of the lane, then drop the message."""
+        more = self._more_slots()
+        try:
+            self._forget_messages(more)
+        finally:
+            self._claim_into(1 + more)
         self.drop(job, queue)
 
     def _install_signal_handlers(self) -> None:

@@ -13,7 +13,7 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from jobs import lanes, lease, script, wakeups
-from jobs.claim import claim
+from jobs.claim import claim_some
 from jobs.heartbeat import Heartbeat
 from jobs.lane_worker import LaneWorker
 from jobs.pool import close_pool, get_pool
@@ -88,16 +88,15 @@ class WorkerProcess:
             connection.close()
             logger.info("worker stopped", extra={"action": "worker_stopped"})
 
-    async def _take(self, lane: str, release: Callable[[], None]) -> bool:
-        """Claim the best job of the lane and start it; ``release`` the slot when it has ended."""
+    async def _take(self, lane: str, limit: int, release: Callable[[], None]) -> int:
+        """Claim the best jobs of the lane and start them; ``release`` the slot of each when it has ended."""
         assert self.heartbeat is not None and self.heartbeat.worker_id is not None
         if self._stop.is_set():
-            return False
-        claimed = await script.arun(await get_pool(), claim(self.heartbeat.worker_id, lane))
-        if claimed is None:
-            return False
-        self.runner.start(claimed).add_done_callback(lambda _: release())
-        return True
+            return 0
+        claims = await script.arun(await get_pool(), claim_some(self.heartbeat.worker_id, lane, limit))
+        for claimed in claims:
+            self.runner.start(claimed).add_done_callback(lambda _: release())
+        return len(claims)
 
     async def _listen(self) -> None:
         """Hear of cancellations at once. Without Redis the heartbeat tells of them, two seconds later."""
