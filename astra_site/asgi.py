@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from functools import cache
 from typing import cast
 
@@ -44,4 +43,4 @@ async def route(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallab
             await django(scope, receive, send)
 
 
-application: Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], object] = request_id.on_responses(route)
+application: ASGI3Application = request_id.on_responses(route)

@@ -12,6 +12,7 @@ import signal
 import socket
 from typing import Any
 
+from asgiref.typing import ASGI3Application
 from daphne.server import Server as Daphne
 from daphne.server import twisted_loop
 from django.conf import settings
@@ -28,7 +29,7 @@ CLOSE_SECONDS = 5.0
 class Server(Daphne):
     """Daphne on a socket that already listens."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, application: ASGI3Application = application) -> None:
         # Daphne wants a name of what it listens on. The list is emptied: the socket is there already.
         super().__init__(  # type: ignore[no-untyped-call]
             application, endpoints=["given"], signal_handlers=False, ready_callable=self.adopt, server_name="astra"

@@ -1,0 +1,122 @@
+"""The doctor tries what an installation rests on and says each fault in a sentence."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import time_machine
+from django.core.management import call_command
+from django.db import connection
+from pytest_django import Settings
+
+from astra_site import doctor
+from jobs import lease, script
+from jobs.lanes import DEFAULT_SLOTS
+
+pytestmark = pytest.mark.django_db
+
+CONFIG = """
+agents:
+  one: {version: 1, instructions: Answer., model: "openai:gpt-5.1"}
+"""
+
+
+@pytest.fixture(autouse=True)
+def healthy(settings: Settings, tmp_path: Path) -> None:
+    """Everything is well, until a test breaks it."""
+    script.run(lease.register(dict(DEFAULT_SLOTS), [], "1"))
+    settings.ASTRA_CONFIG = tmp_path / "astra.yml"
+    settings.ASTRA_CONFIG.write_text(CONFIG)
+    settings.ASTRA_MODEL = "demo"
+
+
+def faults() -> list[str]:
+    return [finding.sentence for finding in doctor.examine() if finding.is_fault]
+
+
+def run() -> tuple[int, str]:
+    out = StringIO()
+    try:
+        call_command("doctor", stdout=out, no_color=True)
+    except SystemExit as end:
+        return int(str(end.code)), out.getvalue()
+    return 0, out.getvalue()
+
+
+def test_a_healthy_site_has_no_fault_and_status_0() -> None:
+    status, out = run()
+    assert (status, faults()) == (0, [])
+    assert "ok    database   PostgreSQL 18 answers in " in out
+    assert "ok    redis      Valkey 9." in out
+
+
+def test_a_lane_without_a_worker_is_a_fault_and_status_1() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE jobs_worker SET lanes = array_remove(lanes, 'batch')")
+    status, out = run()
+    assert status == 1
+    assert "fault lanes      No worker serves batch. Run manage.py up" in out
+
+
+def test_a_missing_migration_is_named() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM django_migrations WHERE app = 'audit' AND name = '0001_initial'")
+    assert faults() == ["The database lacks 1 migrations (audit.0001_initial). Run manage.py migrate."]
+
+
+def test_servers_that_do_not_answer_are_said_with_the_reason(settings: Settings) -> None:
+    settings.DATABASE_URL = "postgresql://astra@/astra?host=/nowhere"
+    settings.REDIS_URL = "unix:///nowhere/valkey.sock"
+    redis, database = faults()
+    assert redis.startswith("The Redis of REDIS_URL does not answer: ")
+    assert database.startswith("The database of DATABASE_URL does not answer: ")
+    assert "No such file or directory" in redis
+    assert "No such file or directory" in database
+
+
+@pytest.mark.parametrize(("shift", "way"), [(timedelta(seconds=-90), "ahead of"), (timedelta(seconds=90), "behind")])
+def test_a_clock_that_is_wrong_is_said_with_how_much(shift: timedelta, way: str) -> None:
+    with time_machine.travel(datetime.now().astimezone() + shift):
+        found = faults()
+    assert len(found) == 2
+    for server, sentence in zip(("redis", "database"), found, strict=True):
+        said = re.fullmatch(rf"The clock of the {server} is (\S+) s {way} this machine's\. Set both by NTP\.", sentence)
+        assert said
+        assert float(said[1]) == pytest.approx(90, abs=2)
+
+
+def test_a_model_that_is_asked_for_and_has_no_key_is_a_fault(settings: Settings) -> None:
+    settings.ASTRA_MODEL = "openai:gpt-5.1"
+    assert faults() == ["ASTRA_MODEL is openai:gpt-5.1, which needs OPENAI_API_KEY; that is not set."]
+    settings.OPENAI_API_KEY = "sk-test"
+    assert faults() == []
+
+
+def test_a_model_that_is_none_is_a_fault(settings: Settings) -> None:
+    settings.ASTRA_MODEL = "opnai:gpt-5.1"
+    assert faults() == ["ASTRA_MODEL: 'opnai:gpt-5.1': there is no provider 'opnai'; did you mean 'openai'?."]
+
+
+@pytest.mark.parametrize(
+    ("embedded", "other_key", "is_fault"), [(True, "", False), (True, "k", True), (False, "", True)]
+)
+def test_an_agent_without_a_key_is_a_fault_unless_the_demo_model_is_meant(
+    settings: Settings, embedded: bool, other_key: str, is_fault: bool
+) -> None:
+    settings.ASTRA_MODEL = ""
+    settings.EMBEDDED_DATABASE = embedded
+    settings.ANTHROPIC_API_KEY = other_key
+    sentence = "openai:gpt-5.1 needs OPENAI_API_KEY, which is not set: the demo model answers for it."
+    assert faults() == ([sentence] if is_fault else [])
+    assert sentence in run()[1]
+
+
+def test_every_fault_of_the_configuration_is_said(settings: Settings) -> None:
+    settings.ASTRA_CONFIG.write_text("agents:\n  one: {version: 0}\nagent: {}\n")
+    found = faults()
+    assert len(found) > 1
+    assert all(re.match(r".*astra\.yml:\d+: ", sentence) for sentence in found)
