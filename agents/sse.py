@@ -155,13 +155,15 @@ def _last_event_id(headers: Mapping[str, str]) -> int:
 
 
 def _event(event: Event) -> str:
-    data: dict[str, Any] = {"at": event.at.isoformat()}
+    told: dict[str, Any] = {"at": event.at.isoformat()}
     if event.kind == "state":
-        data |= {"from": event.old or None, "status": event.new, "reason": event.reason}
-    if event.actor:
-        data["actor"] = event.actor
-    data |= event.data if isinstance(event.data, dict) else {} if event.data is None else {"value": event.data}
-    return f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+        told |= {"from": event.old or None, "status": event.new, "reason": event.reason}
+        told |= {"actor": event.actor} if event.actor else {}
+        told |= {"data": event.data} if event.data else {}
+    else:
+        told |= event.data if isinstance(event.data, dict) else {"data": event.data}
+        told |= {"status": event.reason} if event.reason else {}
+    return f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(told, ensure_ascii=False)}\n\n"
 
 
 async def _start(send: ASGISendCallable, status: int, headers: Mapping[str, str]) -> None:

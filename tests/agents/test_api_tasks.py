@@ -95,7 +95,7 @@ def test_a_submitted_task_is_answered_with_its_place_and_its_links(alice: Caller
             "cancel": f"{TASKS}/{task_id}/cancel",
         },
     }
-    assert Run.objects.get(pk=task_id).user == alice.user
+    assert Run.objects.get(job_id=task_id).user == alice.user
 
 
 def test_the_second_in_line_is_told_so(alice: Caller) -> None:
@@ -111,7 +111,7 @@ def test_all_that_a_caller_may_say_of_a_task_arrives(alice: Caller) -> None:
         priority="high",
         budget={"cost_cap_usd": 0.25, "max_turns": 2, "max_tokens": 100, "latency_budget_ms": 5000},
     )
-    run = Run.objects.select_related("job").get(pk=task_id)
+    run = Run.objects.select_related("job").get(job_id=task_id)
     assert run.job.state == "scheduled"
     assert run.job.run_at is not None
     assert run.job.run_at.isoformat() == "2099-12-31T22:00:00+00:00"
@@ -147,8 +147,8 @@ def test_a_result_a_cost_and_a_problem_are_shown_as_they_are(alice: Caller) -> N
     done, dead = alice.submit(), alice.submit()
     put(done, "succeeded", error={"title": "of an earlier attempt"})
     put(dead, "dead", error={"type": "/problems/worker-died", "title": "x"}, attempt=3)
-    Run.objects.filter(pk=done).update(output={"text": "hi"}, cost_usd="0.00012", input_tokens=7)
-    Run.objects.filter(pk=dead).update(cost_known=False)
+    Run.objects.filter(job_id=done).update(output={"text": "hi"}, cost_usd="0.00012", input_tokens=7)
+    Run.objects.filter(job_id=dead).update(cost_known=False)
     shown = alice.get(f"{TASKS}/{done}")[1]
     assert (shown["result"], shown["error"]) == ({"text": "hi"}, None)
     assert shown["usage"] == {"input_tokens": 7, "output_tokens": 0, "cost_usd": 0.00012}
@@ -202,7 +202,9 @@ def test_a_cursor_that_was_made_up_is_refused(alice: Caller, cursor: str) -> Non
 
 def test_a_list_costs_the_same_number_of_queries_however_long_it_is(alice: Caller) -> None:
     def queries() -> int:
-        with CaptureQueriesContext(connection, ) as captured:
+        with CaptureQueriesContext(
+            connection,
+        ) as captured:
             alice.get(TASKS)
         return len(captured)
 
@@ -254,14 +256,14 @@ def test_words_of_the_input_or_the_beginning_of_an_id_find_a_task(alice: Caller,
 
 def test_the_journal_is_listed_in_order_in_pages_by_epoch(alice: Caller) -> None:
     task_id = alice.submit()
-    run, now = Run.objects.get(pk=task_id), timezone.now()
+    run, now = Run.objects.get(job_id=task_id), timezone.now()
     for epoch, count in ((1, 1), (2, 5)):
         for number in range(count):
             Step.objects.create(
                 run=run, epoch=epoch, key=f"s#{number}", name="s", kind="step", input_hash="", fence=1,
                 output={"n": number}, started_at=now, finished_at=now,
             )  # fmt: skip
-    Run.objects.filter(pk=task_id).update(journal_epoch=2)
+    Run.objects.filter(job_id=task_id).update(journal_epoch=2)
     path = f"{TASKS}/{task_id}/steps"
     first = alice.get(path, limit=3)[1]
     rest = alice.get(path, limit=3, cursor=first["next_cursor"])[1]
@@ -300,7 +302,7 @@ def test_an_edited_input_makes_a_new_task(alice: Caller, boss: Caller) -> None:
     alice.post(f"{TASKS}/{task_id}/cancel")
     status, answer = boss.post(path, {"input": "again"})
     assert (status, answer["task_id"] != task_id) == (202, True)
-    assert Run.objects.get(pk=answer["task_id"]).redriven_from_id == UUID(task_id)
+    assert Run.objects.get(job_id=answer["task_id"]).redriven_from_id == UUID(task_id)
     assert alice.get(f"{TASKS}/{answer['task_id']}")[0] == 200, "it is still alice's"
     assert alice.post(path, {"input": None})[0] == 422, "null is an input too, and a bad one"
 
