@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from django.db import models
 
 
@@ -25,8 +27,8 @@ S = State
 TRANSITIONS: dict[State, frozenset[State]] = {
     # its time came (or a hold or an older job of its partition stops it then)
     S.SCHEDULED: frozenset({S.QUEUED, S.BLOCKED, S.CANCELLED}),
-    # the last reason fell away
-    S.BLOCKED: frozenset({S.QUEUED, S.SCHEDULED, S.CANCELLED}),
+    # the last reason fell away · redriven from its version, while something else still stops it
+    S.BLOCKED: frozenset({S.QUEUED, S.BLOCKED, S.CANCELLED}),
     # claimed · a hold was placed on it
     S.QUEUED: frozenset({S.RUNNING, S.BLOCKED, S.CANCELLED}),
     # the outcome · parked · handed back or its worker died · to be tried again later · cap or version
@@ -48,20 +50,26 @@ LIVE = frozenset(State) - ENDED
 REDRIVABLE = frozenset({S.DEAD, S.CANCELLED})
 
 
-def sources(new: State) -> list[str]:
-    """Return the states from which ``new`` can be reached, for the guard of an UPDATE."""
-    return [old.value for old, news in TRANSITIONS.items() if new in news]
+def check(table: Mapping[State, frozenset[State]]) -> None:
+    """Refuse a table in which a job could get lost.
 
-
-def _check() -> None:
-    assert set(TRANSITIONS) == set(State), "every state has a row"
+    Raises:
+        ValueError: and says why.
+    """
+    if set(table) != set(State):
+        raise ValueError("every state has a row")
     reachable = {S.SCHEDULED, S.BLOCKED, S.QUEUED, S.RUNNING}  # a submit or an insertion already claimed
     frontier = set(reachable)
     while frontier:
-        frontier = {new for old in frontier for new in TRANSITIONS[old]} - reachable
+        frontier = {new for old in frontier for new in table[old]} - reachable
         reachable |= frontier
-    assert reachable == set(State), f"unreachable: {set(State) - reachable}"
-    assert all(S.CANCELLED in TRANSITIONS[state] for state in LIVE), "every live job can be cancelled"
+    if missing := set(State) - reachable:
+        raise ValueError(f"unreachable: {', '.join(sorted(missing))}")
+    for state in State:
+        if state in LIVE and S.CANCELLED not in table[state]:
+            raise ValueError(f"a {state} job can't be cancelled")
+        if state in ENDED - REDRIVABLE and table[state]:
+            raise ValueError(f"{state} is an end: nothing follows it")
 
 
-_check()
+check(TRANSITIONS)

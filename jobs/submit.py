@@ -10,9 +10,11 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from jobs import lanes, script
-from jobs.ids import uuid7
+from jobs import handlers, lanes, script
+from jobs.fairness import next_tag
+from jobs.ids import later_than, uuid7
 from jobs.models.job import Priority
+from jobs.retry import RetryPolicy
 from jobs.script import Script, Wake
 from jobs.states import State
 from jobs.transitions import PARTITION, lock_partition
@@ -29,7 +31,12 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What to do. ``with_job`` gives statements for the same transaction, for the rows that belong to the job."""
+    """What to do.
+
+    ``with_job`` gives statements for the same transaction, for the rows that belong to the job. ``job_id`` is a
+    proposal: a job of a partition gets a later one if need be, so that ids are in the partition's order whatever the
+    clocks of the machines say.
+    """
 
     handler: str
     payload: dict[str, Any]
@@ -40,7 +47,8 @@ class Submission:
     partition_key: str | None = None
     hold_keys: Sequence[str] = ()
     run_at: datetime | None = None
-    max_attempts: int = 3
+    #: None: as many as the handler's policy says.
+    max_attempts: int | None = None
     time_limit_s: int | None = None
     idempotency: Idempotency | None = None
     max_depth: int | None = None
@@ -84,18 +92,18 @@ def submit_script(submission: Submission) -> Script[Submitted]:
     """Write a submission, as a script that others may compose."""
     if not lanes.is_lane(submission.lane):
         raise lanes.UnknownLane(f"there is no lane {submission.lane!r}")
+    yield from lock_partition(submission.partition_key)
     if submission.idempotency is not None:
         earlier = yield from _earlier(submission.idempotency)
         if earlier is not None:
             return earlier
     if submission.max_depth is not None:
         yield from _refuse_when_full(submission.lane, submission.max_depth)
-    yield from lock_partition(submission.partition_key)
-    blocked_on = yield from _blocked_on(submission)
+    job_id, blocked_on = yield from _place(submission)
     state = State.SCHEDULED if submission.run_at else State.BLOCKED if blocked_on else State.QUEUED
     if state is State.SCHEDULED:
         blocked_on = []
-    tag = yield from _fair_tag(submission)
+    tag = yield from next_tag(submission.lane, int(submission.priority), submission.user_id)
     yield (
         "WITH job AS (INSERT INTO jobs_job (id, handler, payload, user_id, state, lane, home_lane, priority, fair_tag,"
         " requires, partition_key, hold_keys, blocked_on, run_at, attempt, max_attempts, crashes, generation,"
@@ -106,7 +114,7 @@ def submit_script(submission: Submission) -> Script[Submitted]:
         " INSERT INTO jobs_jobevent (job_id, kind, old, new, fence, actor, reason)"
         " SELECT id, 'state', '', %(state)s, 0, '', 'submitted' FROM job",
         {
-            "id": submission.job_id,
+            "id": job_id,
             "handler": submission.handler,
             "payload": Jsonb(submission.payload),
             "user": submission.user_id,
@@ -119,21 +127,28 @@ def submit_script(submission: Submission) -> Script[Submitted]:
             "holds": list(submission.hold_keys),
             "blocked_on": blocked_on,
             "run_at": submission.run_at,
-            "max_attempts": submission.max_attempts,
+            "max_attempts": submission.max_attempts or _attempts(submission.handler),
             "limit": submission.time_limit_s,
         },
     )
     if submission.with_job is not None:
-        yield from submission.with_job(submission.job_id)
+        yield from submission.with_job(job_id)
     if submission.idempotency is not None:
         key = submission.idempotency
         yield (
             "INSERT INTO jobs_idempotencykey (scope, key, body_hash, job_id) VALUES (%s, %s, %s, %s)",
-            [key.scope, key.key, key.body_hash, submission.job_id],
+            [key.scope, key.key, key.body_hash, job_id],
         )
     if state is State.QUEUED:
         yield Wake(submission.lane)
-    return Submitted(submission.job_id, state, created=True)
+    return Submitted(job_id, state, created=True)
+
+
+def _attempts(handler: str) -> int:
+    try:
+        return handlers.get(handler).retry.max_attempts
+    except handlers.UnknownHandler:
+        return RetryPolicy().max_attempts
 
 
 def _earlier(key: Idempotency) -> Script[Submitted | None]:
@@ -141,7 +156,7 @@ def _earlier(key: Idempotency) -> Script[Submitted | None]:
     yield "SELECT pg_advisory_xact_lock(hashtextextended(%s, 7202))", [f"{key.scope}\n{key.key}"]
     rows = yield (
         "SELECT k.body_hash, k.job_id, j.state, k.expires_at <= now() AS expired FROM jobs_idempotencykey k"
-        " JOIN jobs_job j ON j.id = k.job_id WHERE k.scope = %s AND k.key = %s",
+        " JOIN jobs_job j ON j.id = k.job_id WHERE k.scope = %s AND k.key = %s FOR UPDATE OF k",
         [key.scope, key.key],
     )
     if not rows:
@@ -169,34 +184,20 @@ def _refuse_when_full(lane: str, max_depth: int) -> Script[None]:
         raise LaneFull(lane, max_depth, max(1, min(60, round(60 / max(1, recent[0]["done"])))))
 
 
-def _blocked_on(submission: Submission) -> Script[list[str]]:
-    blocked_on = []
+def _place(submission: Submission) -> Script[tuple[UUID, list[str]]]:
+    """Return the job's id, and why it may not be queued yet. The caller holds the partition's lock."""
+    job_id, blocked_on = submission.job_id, []
     if submission.hold_keys:
         rows = yield "SELECT DISTINCT key FROM jobs_hold WHERE key = ANY(%s) ORDER BY key", [list(submission.hold_keys)]
         blocked_on = [f"hold:{row['key']}" for row in rows]
     if submission.partition_key is not None:
         rows = yield (
-            "SELECT 1 FROM jobs_job WHERE partition_key = %s"
-            " AND state IN ('scheduled', 'blocked', 'queued', 'running', 'waiting') LIMIT 1",
+            "SELECT id FROM jobs_job WHERE partition_key = %s"
+            " AND state IN ('scheduled', 'blocked', 'queued', 'running', 'waiting') ORDER BY id DESC LIMIT 1",
             [submission.partition_key],
         )
         if rows:
             blocked_on.append(PARTITION)
-    return blocked_on
-
-
-def _fair_tag(submission: Submission) -> Script[int]:
-    """Return the start tag of start-time fair queueing (Goyal, Vin, Cheng 1996), each job of weight and length one.
-
-    The lane's virtual time is the tag at the head of its queue; a user's next tag comes after their last one. A user
-    who submits a thousand jobs so makes room between them for everybody else's.
-    """
-    rows = yield (
-        "SELECT (SELECT fair_tag FROM jobs_job WHERE lane = %(lane)s AND state = 'queued' AND priority = %(priority)s"
-        " ORDER BY fair_tag LIMIT 1) AS head,"
-        " (SELECT max(fair_tag) FROM jobs_job WHERE lane = %(lane)s AND state = 'queued'"
-        " AND user_id IS NOT DISTINCT FROM %(user)s) AS last",
-        {"lane": submission.lane, "priority": int(submission.priority), "user": submission.user_id},
-    )
-    head, last = rows[0]["head"], rows[0]["last"]
-    return max(head or 0, last + 1 if last is not None else 0)
+            if rows[0]["id"] > job_id:
+                job_id = later_than(rows[0]["id"])
+    return job_id, blocked_on

@@ -9,6 +9,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from jobs import handlers, lanes
+from jobs.fairness import front_tag, next_tag
 from jobs.handlers import Outcome, Transition
 from jobs.script import Row, Script, Wake
 from jobs.states import ENDED, LIVE, TRANSITIONS, State
@@ -89,30 +90,45 @@ def change(
         raise IllegalTransition(f"{old} → {new} of {job['id']} ({reason})")
     columns: dict[str, Any] = {"state": new.value, "blocked_on": list(blocked_on), **(sets or {})}
     stamps = {"worker_id": "NULL"} if new is not State.RUNNING else {}
+    lane = columns.get("lane") or job["lane"]
     if new is State.QUEUED:
         stamps["queued_at"] = "now()"
-        columns["run_at"] = None
+        columns |= {"run_at": None, "fair_tag": (yield from _tag(job, old, lane))}
     if new in ENDED:
         stamps["finished_at"] = "now()"
     elif old in ENDED:
         stamps["finished_at"] = "NULL"
     assignments = ", ".join([*(f"{name} = %s" for name in columns), *(f"{n} = {sql}" for n, sql in stamps.items())])
     values = [Jsonb(value) if isinstance(value, dict) else value for value in columns.values()]
-    yield (
-        f"WITH changed AS (UPDATE jobs_job SET {assignments} WHERE id = %s RETURNING id, fence)"
+    written = yield (
+        f"WITH changed AS (UPDATE jobs_job SET {assignments} WHERE id = %s AND state = %s RETURNING id, fence)"
         " INSERT INTO jobs_jobevent (job_id, kind, old, new, fence, worker_id, actor, reason, data)"
-        " SELECT id, 'state', %s, %s, fence, %s, %s, %s, %s FROM changed",
-        [*values, job["id"], old, new, job["worker_id"], actor, reason, Jsonb(data) if data else None],
+        " SELECT id, 'state', %s, %s, fence, %s, %s, %s, %s FROM changed RETURNING id",
+        [*values, job["id"], old, old, new, job["worker_id"], actor, reason, Jsonb(data) if data else None],
     )
+    if not written:
+        raise IllegalTransition(f"{job['id']} is no longer {old}: its row was not locked ({reason})")
     yield from _tell_handler(job, old, new, reason, outcome, redrive)
     if new is State.QUEUED:
-        yield Wake(columns.get("lane") or job["lane"])
+        yield Wake(lane)
+    yield from _time_idempotency_key(job, old, new)
+    if new in ENDED or new is State.BLOCKED:
+        yield from promote_partition(job["partition_key"])
+
+
+def _tag(job: Row, old: State, lane: str) -> Script[int]:
+    """Return the job's new place in its lane."""
+    if old is State.RUNNING:
+        return (yield from front_tag(lane, job["priority"]))
+    return (yield from next_tag(lane, job["priority"], job["user_id"]))
+
+
+def _time_idempotency_key(job: Row, old: State, new: State) -> Script[None]:
+    """Let the key of a job that ends live for another day, and that of a job sent back as long as the job."""
     if new in ENDED:
         yield "UPDATE jobs_idempotencykey SET expires_at = now() + interval '24 hours' WHERE job_id = %s", [job["id"]]
     elif old in ENDED:
         yield "UPDATE jobs_idempotencykey SET expires_at = NULL WHERE job_id = %s", [job["id"]]
-    if new in ENDED or new is State.BLOCKED:
-        yield from promote_partition(job["partition_key"])
 
 
 def _tell_handler(job: Row, old: State, new: State, reason: str, outcome: Outcome | None, redrive: str) -> Script[None]:

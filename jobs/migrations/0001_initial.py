@@ -374,7 +374,9 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="job",
             index=models.Index(
-                condition=models.Q(("state", "queued")), fields=["lane", "user", "-fair_tag"], name="job_fair_tag"
+                condition=models.Q(("state", "queued")),
+                fields=["lane", "priority", "user", "-fair_tag"],
+                name="job_fair_tag",
             ),
         ),
         migrations.AddIndex(
@@ -495,6 +497,14 @@ class Migration(migrations.Migration):
                     _connector="OR",
                 ),
                 name="job_ended_has_time",
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="job",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("state__in", ["queued", "running", "waiting"])),
+                fields=("partition_key",),
+                name="job_one_active_per_partition",
             ),
         ),
     ]

@@ -85,8 +85,10 @@ class Job(models.Model):
         indexes = [
             # The claim: best eligible row of a lane.
             models.Index(fields=["lane", "priority", "fair_tag", "id"], condition=Q(state="queued"), name="job_claim"),
-            # The fair tag at submit: a user's last tag in a lane.
-            models.Index(fields=["lane", "user", "-fair_tag"], condition=Q(state="queued"), name="job_fair_tag"),
+            # The fair tag of a job that becomes queued: its user's last tag in a lane.
+            models.Index(
+                fields=["lane", "priority", "user", "-fair_tag"], condition=Q(state="queued"), name="job_fair_tag"
+            ),
             # Oldest age per lane.
             models.Index(fields=["lane", "queued_at"], condition=Q(state="queued"), name="job_oldest"),
             # The reconciler: due jobs.
@@ -129,6 +131,11 @@ class Job(models.Model):
                 condition=Q(state__in=sorted(ENDED), finished_at__isnull=False)
                 | ~Q(state__in=sorted(ENDED)) & Q(finished_at__isnull=True),
                 name="job_ended_has_time",
+            ),
+            models.UniqueConstraint(
+                fields=["partition_key"],
+                condition=Q(state__in=["queued", "running", "waiting"]),
+                name="job_one_active_per_partition",
             ),
         ]
 
