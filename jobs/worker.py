@@ -16,7 +16,7 @@ from jobs import lanes, lease, script, wakeups
 from jobs.claim import claim_some
 from jobs.heartbeat import Heartbeat
 from jobs.lane_worker import LaneWorker
-from jobs.pool import close_pool, get_pool
+from jobs.pool import close_pool, drop_broken, get_pool
 from jobs.process import hooks
 from jobs.rq_worker import connect
 from jobs.runner import OUTAGE, Runner
@@ -25,7 +25,7 @@ from jobs.suspects import SuspectServer
 logger = logging.getLogger(__name__)
 
 #: A job that this process holds by the database, but does not run, is handed back after this long. Seconds.
-ORPHAN_S = 15.0
+ORPHAN_S = 6.0
 
 
 class WorkerProcess:
@@ -65,7 +65,7 @@ class WorkerProcess:
         threads = [threading.Thread(target=worker.run, name=f"lane-{worker.lane}", daemon=True) for worker in workers]
         for thread in threads:
             thread.start()
-        suspects = SuspectServer(self._slots.get(lanes.SUSPECT, 0))
+        suspects = SuspectServer(self._slots.get(lanes.SUSPECT, 0), self._grace_s)
         helpers = [
             asyncio.create_task(work) for work in (self._listen(), self._hand_back_orphans(), suspects.keep_alive())
         ]
@@ -78,10 +78,12 @@ class WorkerProcess:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
             await asyncio.gather(
-                suspects.stop(self._grace_s + 5),
+                suspects.stop(),
                 self.runner.shut_down(self._grace_s),
                 *(asyncio.to_thread(thread.join, 5) for thread in threads),
             )
+            # A claim that was under way when we were told to stop may have come in since.
+            await self.runner.shut_down(0)
             await asyncio.to_thread(heartbeat.stop)
             await hooks.shut_down()
             await close_pool()
@@ -93,7 +95,11 @@ class WorkerProcess:
         assert self.heartbeat is not None and self.heartbeat.worker_id is not None
         if self._stop.is_set():
             return 0
-        claims = await script.arun(await get_pool(), claim_some(self.heartbeat.worker_id, lane, limit))
+        try:
+            claims = await script.arun(await get_pool(), claim_some(self.heartbeat.worker_id, lane, limit))
+        except OUTAGE:
+            await drop_broken()
+            raise
         for claimed in claims:
             self.runner.start(claimed).add_done_callback(lambda _: release())
         return len(claims)
