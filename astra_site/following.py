@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
+from time import sleep
 from typing import Any
 from uuid import UUID
 
@@ -38,7 +38,7 @@ def follow(task_id: UUID, say: Say) -> Run:
                 say(f"{event.at:%H:%M:%S} {line}")
         if run.job.state in ENDED:
             return run
-        time.sleep(POLL_S)
+        sleep(POLL_S)
 
 
 def has_succeeded(run: Run) -> bool:

