@@ -70,9 +70,10 @@ PUBLIC_URL = env.url(
 ).rstrip("/")
 _public = urlsplit(PUBLIC_URL)
 _IS_HTTPS = _public.scheme == "https"
+OWN_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 ALLOWED_HOSTS = env.items(
     "ASTRA_ALLOWED_HOSTS",
-    ("localhost", "127.0.0.1", "[::1]"),
+    tuple(OWN_HOSTS),
     help="Host names the site answers to. The host of `ASTRA_PUBLIC_URL` is always one of them.",
 )
 if _public.hostname and _public.hostname not in ALLOWED_HOSTS:
@@ -236,6 +237,9 @@ ALLOWED_PRIVATE_HOSTS = env.items(
 LOG_LEVEL = env.choice(
     "ASTRA_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"), help="The least level that is logged."
 )
+# What libraries say about their daily work is no news here.
+_LIBRARIES = ("asyncio", "daphne", "httpx", "httpx2", "psycopg", "rq")
+_LIBRARY_LEVEL = "ERROR" if LOG_LEVEL == "ERROR" else "WARNING"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -243,11 +247,8 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
-        "django": {"handlers": [], "level": "INFO", "propagate": True},
+        "django": {"handlers": [], "level": LOG_LEVEL if LOG_LEVEL != "DEBUG" else "INFO", "propagate": True},
         "django.request": {"level": "ERROR"},
-        "daphne": {"level": "WARNING"},
-        "rq": {"level": "WARNING"},
-        "httpx": {"level": "WARNING"},
-        "httpx2": {"level": "WARNING"},
+        **{name: {"level": _LIBRARY_LEVEL} for name in _LIBRARIES},
     },
 }

@@ -22,6 +22,7 @@ from django.core.management.base import CommandError
 from django.db import DatabaseError, connection
 
 from astra_site import embedded, listening, reach
+from astra_site.embedded.layout import Layout
 from astra_site.embedded.lock import Lock
 from astra_site.embedded.postgres import Postgres
 from astra_site.supervisor import Backoff, Child, Signals, Supervisor
@@ -94,7 +95,7 @@ class Up:
     def _alone(self) -> Iterator[None]:
         """Be the only ``up`` on the data directory; the kernel lets go of the lock if this process is killed."""
         folder = Path(settings.DATA_DIR)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Layout(folder).make_data()
         lock = Lock(folder / "up.lock")
         try:
             if not lock.try_exclusive():
@@ -161,6 +162,8 @@ class Up:
         while not self._is_ready():
             time.sleep(READY_POLL_S)
         say(f"Astra is ready at {self.url}")
+        if self.reach != self.host and settings.ALLOWED_HOSTS == settings.OWN_HOSTS:
+            say("It answers only under names of this machine; add others with ASTRA_ALLOWED_HOSTS.")
         if self.passwords:
             say("Sign in as one of the demo users. These passwords are shown only now:")
             for name, password in self.passwords.items():

@@ -103,3 +103,23 @@ def test_a_bad_setting_ends_in_one_sentence(tmp_path: Path, name: str, value: st
     assert done.returncode == 1
     assert done.stderr.startswith(sentence)
     assert done.stderr.count("\n") == 1
+
+
+def test_a_database_that_does_not_answer_ends_a_command_in_one_sentence(tmp_path: Path) -> None:
+    given = {"DATABASE_URL": "postgresql://astra@/astra?host=/nowhere", "ASTRA_DATA_DIR": str(tmp_path)}
+    done = run(given, "manage.py", "create_token", "operator")
+    assert done.returncode == 1
+    assert done.stderr.startswith("astra: The database of DATABASE_URL does not answer: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_starting_a_process_imports_no_model_library(tmp_path: Path) -> None:
+    code = """
+import sys, django
+django.setup()
+import astra_site.asgi, astra_site.urls
+print([name for name in sys.modules if name.split(".")[0] in ("pydantic_ai", "openai", "anthropic", "pyarrow")])
+"""
+    given = {"DJANGO_SETTINGS_MODULE": "astra_site.settings", "ASTRA_DATA_DIR": str(tmp_path)}
+    done = run(given, "-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
