@@ -11,7 +11,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
 from accounts.problems import CONTENT_TYPE, Problem, kinds
-from agents.runtime.errors import RunError
+from agents.runtime.errors import BadInput, RunError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,13 @@ OF_JOBS = (
         "The detail names the error, the fingerprint groups it with its like.",
     ),
     ProblemType(
+        "bad-output",
+        "The answer does not fit the endpoint",
+        None,
+        "The agent's answer is not what the endpoint's output schema promises, so it is not handed out.",
+        "Its steps hold what it answered. Who runs the agent changes its instructions or the schema.",
+    ),
+    ProblemType(
         "unknown-handler",
         "No handler for this job",
         None,
@@ -49,6 +56,35 @@ OF_JOBS = (
         "An operator starts workers of the release that knows it.",
     ),
 )
+
+
+#: What to do about each problem of a run. What it means is the docstring of its class.
+ADVICE = {
+    "bad-input": "`errors` says where in the request and why. `GET /api/v1/endpoints` shows the endpoint's schema.",
+    "bad-reply": "It is tried again by itself. If it stays, use another model.",
+    "budget-exceeded": "Give the run more, or ask for less. What it finished is kept: a redrive goes on from there.",
+    "context-overflow": "Ask in smaller pieces, or use a model that reads more.",
+    "cost-cap": "Submit it with a higher `cost_cap_usd`, or ask for less.",
+    "journal-unavailable": "Nothing: it goes on when the database answers again.",
+    "max-tokens": "Submit it with more `max_tokens`, up to the agent's own limit, or ask for less.",
+    "max-turns": "Submit it with more `max_turns`, up to the agent's own limit, or ask for less.",
+    "model-refused": "The detail is the provider's own. An operator looks at the key and at the model's name.",
+    "model-unavailable": "It is tried again by itself. If it stays, redrive it when the provider is back.",
+    "not-json": "The program's author returns text, numbers, lists and objects from steps.",
+    "output-too-large": "The program's author keeps large material outside and returns its address.",
+    "price-unknown": "Leave `cost_cap_usd` out, or give the model's price under `models` in `astra.yml`.",
+    "program-error": "The program's author finds the place under `at`. Then redrive it: finished steps are kept.",
+    "program-misuse": "The detail says which call; the program's author changes it.",
+    "run-failed": "The detail says why. Its steps show how far it came.",
+    "step-failed": "The program's author looks at the step. Then redrive it: finished steps are kept.",
+    "version-mismatch": "An operator brings back the code it began with, or redrives it from the start.",
+    "wall-clock": "Redrive it to go on, or give the agent a longer `wall_clock_s`.",
+}
+#: Bases of kinds, whose docstrings speak to programmers.
+MEANING = {
+    "budget-exceeded": "The run used up what it was given.",
+    "run-failed": "The run can't go on.",
+}
 
 
 @cache
@@ -61,7 +97,9 @@ def registry() -> dict[str, ProblemType]:
     for kind in kinds():
         found[kind.slug] = ProblemType(kind.slug, kind.title, kind.status, *_doc(kind))
     for error in _run_errors(RunError):
-        found.setdefault(error.slug, ProblemType(error.slug, error.title, None, *_doc(error)))
+        status = 422 if error is BadInput else None
+        meaning = MEANING.get(error.slug) or _doc(error)[0]
+        found.setdefault(error.slug, ProblemType(error.slug, error.title, status, meaning, ADVICE.get(error.slug, "")))
     return dict(sorted(found.items()))
 
 
