@@ -46,26 +46,18 @@ class LaneWorker(MessageWorker, SimpleWorker):
     # --- The thread --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Work until `stop`. An outage of Redis ends RQ's loop; it is begun again, and idle slots look meanwhile."""
+        """Work until `stop`. Nothing is known that ends RQ's loop before; if something does, it is begun again."""
         while not self._stopping.is_set():
             try:
                 self.work(logging_level="WARNING")
-            except redis.RedisError as error:
-                logger.warning("lane %s: Redis does not answer: %s", self.lane, error, extra={"action": "redis_outage"})
             except Exception:
                 logger.exception("lane %s: the worker's loop ended", self.lane, extra={"action": "lane_restarted"})
-            self._look_while_redis_is_away()
+            self._stopping.wait(1.0)
 
     def stop(self) -> None:
         """Take nothing more."""
         self._stopping.set()
         self._stop_requested = True
-
-    def _look_while_redis_is_away(self) -> None:
-        deadline = time.monotonic() + 1.0
-        while time.monotonic() < deadline and not self._stopping.is_set():
-            if not (self._free.acquire(timeout=0.1) and self._claim_into(1)):
-                self._stopping.wait(0.2)
 
     def _more_slots(self) -> int:
         """Take more slots, if they are free, as long as claims bring in all they may. Returns how many."""
@@ -93,57 +85,54 @@ class LaneWorker(MessageWorker, SimpleWorker):
 
     def _forget_messages(self, count: int) -> None:
         """Take messages off the queue that the next claim stands for: it sees every row they were pushed for."""
-        if count == 0:
+        if count == 0 or self.is_away():
             return
-        found: Any = self.connection.lpop(self.queues[0].key, count)
-        if found:
-            self.connection.delete(*(self.job_class.key_for(message_id.decode()) for message_id in found))
+        try:
+            found: Any = self.connection.lpop(self.queues[0].key, count)
+            if found:
+                self.connection.delete(*(self.job_class.key_for(message_id.decode()) for message_id in found))
+        except redis.RedisError as error:
+            self.note_outage(error)
 
     # --- What RQ calls -----------------------------------------------------------------------------------------------
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Message, Queue] | None:
-        """Wait for a free slot, then for a message; look at the database every two seconds meanwhile."""
+        """Wait for a free slot, then for a message; look at the database every two seconds meanwhile.
+
+        While Redis is away there is nothing but to look.
+        """
         while not self._stop_requested:
             self.heartbeat()
             if not self._free.acquire(timeout=0.5):
                 continue
-            try:
-                if self.is_suspended():
-                    self._stopping.wait(1.0)
-                    message = None
-                elif time.monotonic() - self._looked_at >= LOOK_S:
-                    self._look()
-                    continue
-                else:
-                    message = self.next_message()
-            except BaseException:
-                self._free.release()
-                raise
-            if message is not None:
+            if self.is_suspended():
+                self._give_back(1)
+                self._stopping.wait(1.0)
+            elif self.is_away() or time.monotonic() - self._looked_at >= LOOK_S:
+                if not self._look() and self.is_away():
+                    self._stopping.wait(0.5)
+            elif (message := self.next_message()) is not None:
                 return message
-            self._free.release()
+            else:
+                self._give_back(1)
         return None
 
-    def _look(self) -> None:
+    def _look(self) -> int:
         """Claim into the slot that is taken, message or none. As long as there is work, slots fill like this."""
         more = self._more_slots()
-        try:
-            self._forget_messages(1 + more)
-        except BaseException:
-            self._give_back(more)
-            raise
-        if not self._claim_into(1 + more):
+        self._forget_messages(1 + more)
+        claimed = self._claim_into(1 + more)
+        if not claimed:
             self._looked_at = time.monotonic()
+        return claimed
 
     def execute_job(self, job: Message, queue: Queue) -> None:
         """Claim the best jobs of the lane, then drop the message."""
         more = self._more_slots()
-        try:
-            self._forget_messages(more)
-        finally:
-            self._claim_into(1 + more)
+        self._forget_messages(more)
+        self._claim_into(1 + more)
         self.drop(job, queue)
 
     def _install_signal_handlers(self) -> None:

@@ -51,13 +51,10 @@ class MessageWorker(Base):
         self.lane = lane
 
     def next_message(self) -> tuple[Message, Queue] | None:
-        """Wait up to a second for a message; not at all while workers are suspended or Redis is away."""
+        """Wait up to a second for a message, but not while Redis is away."""
         if self.is_away():
             return None
         try:
-            self.heartbeat()
-            if self.is_suspended():
-                return None
             message: tuple[Message, Queue] | None = self.queue_class.dequeue_any(
                 self._ordered_queues,
                 1,
@@ -68,7 +65,7 @@ class MessageWorker(Base):
         except DequeueTimeout:
             message = None
         except redis.RedisError as error:
-            self._note_outage(error)
+            self.note_outage(error)
             return None
         if self._away_until is not None:
             self._away_until = None
@@ -79,7 +76,8 @@ class MessageWorker(Base):
         """Tell whether Redis did not answer a moment ago and is to be left alone for now."""
         return self._away_until is not None and time.monotonic() < self._away_until
 
-    def _note_outage(self, error: redis.RedisError) -> None:
+    def note_outage(self, error: redis.RedisError) -> None:
+        """Leave Redis alone for a while; say so once."""
         if self._away_until is None:
             logger.warning(
                 "lane %s: Redis does not answer, looking without it: %s",
@@ -98,8 +96,11 @@ class MessageWorker(Base):
 
     def is_suspended(self) -> bool:
         """Tell whether somebody suspended RQ's workers; asked once a second, for each answer is a round trip."""
-        if time.monotonic() - self._asked_at >= 1:
-            self._suspended = bool(is_suspended(self.connection, self))
+        if time.monotonic() - self._asked_at >= 1 and not self.is_away():
+            try:
+                self._suspended = bool(is_suspended(self.connection, self))
+            except redis.RedisError as error:
+                self.note_outage(error)
             self._asked_at = time.monotonic()
         return self._suspended
 

@@ -103,9 +103,12 @@ class SuspectWorker(MessageWorker, Worker):
     ) -> tuple[Message, Queue] | None:
         """Wait for a message until told to stop; look at the database while Redis is away."""
         while not self.is_stopping():
-            if (message := self.next_message()) is not None:
+            self.heartbeat()
+            if self.is_suspended():
+                select.select([sys.stdin], [], [], 1.0)
+            elif (message := self.next_message()) is not None:
                 return message
-            if self.is_away():
+            elif self.is_away():
                 if is_anyone_suspect():
                     return Message("no-message", connection=self.connection), self.queues[0]
                 select.select([sys.stdin], [], [], 0.5)

@@ -8,6 +8,7 @@ class TestSupportConfig(AppConfig):
     label = "tests_support"
 
     def ready(self) -> None:
-        from tests.support import handlers
+        from tests.support import deaths, handlers
 
         handlers.register()
+        deaths.arm()

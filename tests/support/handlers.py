@@ -5,10 +5,30 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from jobs.handlers import Claim, Failed, Outcome, Parked, Succeeded, WaitFor, register_function
+from jobs.claim import StaleFence, fenced, finish, forget_crashes, note_event, report_progress
+from jobs.handlers import (
+    Blocked,
+    Cancelled,
+    Claim,
+    Failed,
+    HandedBack,
+    Outcome,
+    Parked,
+    Succeeded,
+    Transition,
+    WaitFor,
+    register_function,
+)
+from jobs.pool import get_pool
 from jobs.retry import RetryPolicy
+from jobs.runner import persist
+from jobs.script import Script, arun
+from jobs.states import State
+from tests.support import deaths
 
 QUICK = RetryPolicy(max_attempts=3, base_s=0.05, factor=1.0, max_s=0.05)
 
@@ -24,11 +44,71 @@ async def note(claim: Claim) -> Outcome:
 
 
 async def slow(claim: Claim) -> Outcome:
-    """Say that it began, wait until a file appears, say that it ended."""
+    """Say that it began, wait until a file appears, say that it ended, or that it was cut off."""
     _write(claim, "began")
-    while not Path(claim.payload["until"]).exists():
-        await asyncio.sleep(0.02)
+    try:
+        await _until(claim)
+    except asyncio.CancelledError:
+        _write(claim, "cut-off")
+        raise
     _write(claim, "ended")
+    return Succeeded()
+
+
+async def steps(claim: Claim) -> Outcome:
+    """Do the payload's number of ``steps``, record each under the fence, go on after those that are recorded.
+
+    Before it records the step number ``gate`` it waits until a file appears.
+    """
+    done = await persist(lambda: _recorded(claim))
+    for number in range(1, claim.payload["steps"] + 1):
+        if number in done:
+            continue
+        _write(claim, f"step-{number}")
+        if number == claim.payload.get("gate"):
+            await _until(claim)
+        if number == 2:
+            deaths.here("in step")
+        await persist(lambda number=number: _record(claim, number))
+        if number == 1:
+            deaths.here("between steps")
+    deaths.here("after last step")
+    return Succeeded()
+
+
+async def stall(claim: Claim) -> Outcome:
+    """Block the event loop for the payload's ``seconds`` the first time, then try to record a step."""
+    if claim.fence == 1:
+        _write(claim, "stalled")
+        time.sleep(claim.payload["seconds"])  # noqa: ASYNC251  that is the point
+        _write(claim, "woke")
+    await persist(lambda: _record(claim, 1))
+    _write(claim, "recorded")
+    return Succeeded()
+
+
+async def stale(claim: Claim) -> Outcome:
+    """Wait, the first time, until a file appears; then try every kind of write and say what became of it."""
+    if claim.fence > 1:
+        await persist(lambda: report_progress(claim, {"by": claim.fence}))
+        _write(claim, "took-over")
+        return Succeeded()
+    _write(claim, "began")
+    await _until(claim)
+    pool = await get_pool()
+    writes: dict[str, Callable[[], Script[None]]] = {
+        "step": lambda: _record(claim, 1),
+        "progress": lambda: report_progress(claim, {"by": claim.fence}),
+    }
+    for name, make in writes.items():
+        try:
+            await arun(pool, make())
+            _write(claim, f"{name}-written")
+        except StaleFence:
+            _write(claim, f"{name}-refused")
+    for outcome in (Succeeded(), Failed({}), HandedBack(), Cancelled(), Blocked("test"), Parked([])):
+        written = await arun(pool, finish(claim, outcome))
+        _write(claim, f"{type(outcome).__name__}-{'written' if written else 'refused'}")
     return Succeeded()
 
 
@@ -56,6 +136,36 @@ async def park(claim: Claim) -> Outcome:
     return Succeeded()
 
 
+async def _until(claim: Claim) -> None:
+    file = Path(claim.payload["until"])
+    while True:
+        if file.exists():
+            return
+        await asyncio.sleep(0.02)
+
+
+def _recorded(claim: Claim) -> Script[set[int]]:
+    rows = yield "SELECT data FROM jobs_jobevent WHERE job_id = %s AND kind = 'step'", [claim.job_id]
+    return {row["data"]["number"] for row in rows}
+
+
+def _record(claim: Claim, number: int) -> Script[None]:
+    yield from fenced(claim, exclusive=True)
+    if number not in (yield from _recorded(claim)):
+        yield from note_event(claim, "step", "finished", {"number": number})
+        yield from forget_crashes(claim)
+
+
+def tally(change: Transition) -> Script[None]:
+    """Count a success, in the transaction that makes it one."""
+    if change.new is State.SUCCEEDED:
+        yield (
+            "INSERT INTO jobs_jobevent (job_id, kind, old, new, fence, actor, reason)"
+            " VALUES (%s, 'emit', '', '', 0, '', 'tallied')",
+            [change.job_id],
+        )
+
+
 def _write(claim: Claim, word: str) -> None:
     with Path(claim.payload["file"]).open("a") as file:
         file.write(f"{claim.job_id} {word} {os.getpid()} {claim.fence}\n")
@@ -63,5 +173,6 @@ def _write(claim: Claim, word: str) -> None:
 
 def register() -> None:
     """Register all of them under `test.NAME`."""
-    for function in (noop, note, slow, fail, explode, poison, park):
+    for function in (noop, note, slow, steps, stall, stale, fail, explode, poison, park):
         register_function(f"test.{function.__name__}", function, retry=QUICK)
+    register_function("test.tallied", note, retry=QUICK, on_transition=tally)
