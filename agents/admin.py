@@ -14,7 +14,7 @@ from agents import queries
 from agents.models import AgentVersion, ConfigLoad, Endpoint, Memory, Run, Score, Step
 from agents.queries import TaskFilter
 from audit import trail
-from audit.history_admin import HistoryAdmin, LargeTableAdmin
+from audit.history_admin import HistoryAdmin, LargeTableAdmin, short_id
 from jobs.admin import by_id
 
 
@@ -48,7 +48,7 @@ class ConfigLoadAdmin(HistoryAdmin[ConfigLoad]):
 class RunAdmin(HistoryAdmin[Run]):
     """Every run. What can be done with one is done to its job."""
 
-    list_display = ("job_id", "shown_state", "endpoint", "agent", "user", "steps_done", "turns", "cost", "created_at")
+    list_display = ("short", "shown_state", "endpoint", "agent", "user", "steps_done", "turns", "cost", "created_at")
     list_select_related = ("job", "endpoint", "agent", "user")
     list_filter = ("mode", "endpoint")
     search_fields = ("input",)
@@ -65,6 +65,11 @@ class RunAdmin(HistoryAdmin[Run]):
     def view_on_site(self, run: Run) -> str:
         """Return the run's page in the console."""
         return reverse("task", args=[run.pk])
+
+    @admin.display(description="id")
+    def short(self, run: Run) -> SafeString:
+        """Return the id, shortened."""
+        return short_id(run.pk)
 
     @admin.display(description="state")
     def shown_state(self, run: Run) -> SafeString:
@@ -123,7 +128,9 @@ class StepAdmin(HistoryAdmin[Step]):
     @admin.display(description="run")
     def run_link(self, step: Step) -> SafeString:
         """Return a link to the run."""
-        return format_html('<a href="{}">{}</a>', reverse("admin:agents_run_change", args=[step.run_id]), step.run_id)
+        return format_html(
+            '<a href="{}">{}</a>', reverse("admin:agents_run_change", args=[step.run_id]), short_id(step.run_id)
+        )
 
 
 @admin.register(Score)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from django.core.exceptions import EmptyResultSet
 from django.db import OperationalError, connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -125,7 +126,10 @@ def _counts(runs: QuerySet[Run]) -> dict[str, Bounded] | None:
     params: list[Any] = []
     for state in State:
         query = runs.filter(job__state=state.value).order_by().values("pk")[: TAB_UP_TO + 1].query
-        sql, values = query.sql_with_params()
+        try:
+            sql, values = query.sql_with_params()
+        except EmptyResultSet:  # a search that nothing can match
+            return {}
         parts.append(f"SELECT '{state.value}', (SELECT count(*) FROM ({sql}) AS counted)")
         params += values
     try:

@@ -9,8 +9,10 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django_htmx.http import HttpResponseClientRedirect
 
 from accounts import roles
 from accounts.actors import actor_of
@@ -68,7 +70,7 @@ def new_task(request: HttpRequest) -> HttpResponse:
         context["form"] = form
         if request.method == "POST":
             try:
-                return redirect("task", _submit(request, form, origin))
+                return _go(request, reverse("task", args=[_submit(request, form, origin)]))
             except BadInput as error:
                 form.refuse(error)
                 status = 422
@@ -191,6 +193,11 @@ def _submit(request: HttpRequest, form: TaskForm, origin: Run | None) -> UUID:
     if origin is not None:
         return edit_and_redrive(origin, given, actor=actor).run_id
     return invoke(form.endpoint.name, given, user=request.user, actor=actor).run_id  # type: ignore[arg-type]
+
+
+def _go(request: HttpRequest, url: str) -> HttpResponse:
+    """Go to another page: htmx follows a redirect by itself and would put the whole page into a part of this one."""
+    return HttpResponseClientRedirect(url) if request.htmx else redirect(url)  # type: ignore[attr-defined]
 
 
 def _wants(request: HttpRequest, region: str) -> bool:

@@ -106,6 +106,12 @@ def _lines_of(name: str) -> Callable[[models.Model], SafeString]:
     return lines
 
 
+def short_id(value: object) -> SafeString:
+    """Return an id that fits into a column: its two ends, and all of it on hover."""
+    text = str(value)
+    return format_html('<code title="{}">{}…{}</code>', text, text[:8], text[-6:])
+
+
 def json_lines(value: Any) -> SafeString:
     """Return JSON over lines, cut where it is very long."""
     if value is None:

@@ -20,7 +20,7 @@ from django.utils.safestring import SafeString
 from accounts import roles
 from accounts.actors import actor_of
 from audit import trail
-from audit.history_admin import HistoryAdmin, LargeTableAdmin
+from audit.history_admin import HistoryAdmin, LargeTableAdmin, short_id
 from jobs import holds, script
 from jobs.actions import Cancel, Discard, InvalidState, Redrive
 from jobs.models import Hold, IdempotencyKey, Job, JobEvent, Wait, Worker
@@ -63,7 +63,17 @@ def by_id(text: str, field: str = "id") -> Q | None:
 class JobAdmin(HistoryAdmin[Job]):
     """Every job. Its state is changed by the same actions that the console and the API call."""
 
-    list_display = ("id", "shown_state", "handler", "lane", "user", "attempts", "problem", "created_at", "finished_at")
+    list_display = (
+        "short",
+        "shown_state",
+        "handler",
+        "lane",
+        "user",
+        "attempts",
+        "problem",
+        "created_at",
+        "finished_at",
+    )
     list_select_related = ("user",)
     list_filter = ("state", LaneFilter)
     search_fields = ("id",)
@@ -90,6 +100,11 @@ class JobAdmin(HistoryAdmin[Job]):
     def has_operate_permission(self, request: HttpRequest) -> bool:
         """Tell whether the person may steer jobs."""
         return roles.is_operator(request.user)
+
+    @admin.display(description="id")
+    def short(self, job: Job) -> SafeString:
+        """Return the id, shortened."""
+        return short_id(job.pk)
 
     @admin.display(description="state")
     def shown_state(self, job: Job) -> SafeString:
@@ -183,17 +198,25 @@ class JobEventAdmin(HistoryAdmin[JobEvent]):
     @admin.display(description="job")
     def job_link(self, event: JobEvent) -> SafeString:
         """Return a link to the job."""
-        return format_html('<a href="{}">{}</a>', reverse("admin:jobs_job_change", args=[event.job_id]), event.job_id)
+        url = reverse("admin:jobs_job_change", args=[event.job_id])
+        return format_html('<a href="{}">{}</a>', url, short_id(event.job_id))
 
 
 @admin.register(Wait)
 class WaitAdmin(HistoryAdmin[Wait]):
     """Why jobs are parked."""
 
-    list_display = ("id", "kind", "key", "job_id", "created_at", "until", "resolved_at")
+    list_display = ("id", "kind", "key", "job_link", "created_at", "until", "resolved_at")
     list_filter = ("kind", ("resolved_at", admin.EmptyFieldListFilter))
     search_fields = ("=key",)
     ordering = ("-id",)
+
+    @admin.display(description="job")
+    def job_link(self, wait: Wait) -> SafeString:
+        """Return a link to the job."""
+        return format_html(
+            '<a href="{}">{}</a>', reverse("admin:jobs_job_change", args=[wait.job_id]), short_id(wait.job_id)
+        )
 
 
 @admin.register(Worker)

@@ -40,9 +40,9 @@ class Bounded:
         return f"{self.number:,}{'+' if self.more else ''}"
 
 
-def bounded_count(rows: QuerySet[Any]) -> Bounded:
-    """Count the rows of a query, but not past `COUNT_UP_TO`."""
-    return Bounded.of(rows.order_by().values("pk")[: COUNT_UP_TO + 1].count())
+def bounded_count(rows: QuerySet[Any], up_to: int = COUNT_UP_TO) -> Bounded:
+    """Count the rows of a query, but not past ``up_to``."""
+    return Bounded.of(rows.order_by().values("pk")[: up_to + 1].count(), up_to)
 
 
 @dataclass(frozen=True, slots=True)

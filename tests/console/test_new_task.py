@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from agents.models import Run
+from tests.support.tasks import task
+
+URL = "/console/tasks/new/"
+
+
+def submit(client: Client, **data: str) -> Any:
+    return client.post(URL, data)
+
+
+def test_the_endpoints_that_take_tasks_can_be_chosen(user: Client) -> None:
+    page = user.get(URL)
+    assert [endpoint.name for endpoint in page.context["endpoints"]] == ["dig.v1", "help.v1", "nested.v1"]
+
+
+def test_the_fields_are_those_of_the_endpoints_schema(user: Client) -> None:
+    fields = user.get(URL, {"endpoint": "dig.v1"}).context["form"].fields
+    assert [(field.name, field.label, field.control, field.required) for field in fields] == [
+        ("question", "Question", "text", True),
+        ("start_url", "Start URL", "line", False),
+        ("max_pages", "Max pages", "integer", False),
+    ]
+
+
+def test_a_filled_form_becomes_a_task_and_leads_to_its_page(user: Client, ulla: User) -> None:
+    filled = {"in-question": "Why?", "in-start_url": "https://example.org/", "in-max_pages": "7"}
+    answer = submit(user, endpoint="dig.v1", **filled)
+    run = Run.objects.get()
+    assert answer["Location"] == f"/console/tasks/{run.pk}/"
+    assert run.input == {"question": "Why?", "start_url": "https://example.org/", "max_pages": 7}
+    assert run.user == ulla
+    assert run.job.state == "queued"
+
+
+def test_fields_left_empty_are_left_out(user: Client) -> None:
+    submit(user, endpoint="dig.v1", **{"in-question": "Why?", "in-start_url": "", "in-max_pages": " "})
+    assert Run.objects.get().input == {"question": "Why?"}
+
+
+def test_htmx_is_sent_to_the_new_task_instead_of_getting_its_page_into_the_form(user: Client) -> None:
+    answer = user.post(URL, {"endpoint": "dig.v1", "in-question": "Why?"}, headers={"HX-Request": "true"})
+    assert answer["HX-Redirect"] == f"/console/tasks/{Run.objects.get().pk}/"
+
+
+@pytest.mark.parametrize(
+    ("filled", "field", "words"),
+    [
+        ({"in-question": ""}, "question", "Fill this in."),
+        ({"in-question": "Why?", "in-max_pages": "many"}, "max_pages", "Write a whole number."),
+        ({"in-question": "Why?", "in-max_pages": "99"}, "max_pages", "99 is greater than the maximum of 20"),
+    ],
+)
+def test_a_mistake_is_told_at_its_field_and_what_was_typed_stays(
+    user: Client, filled: dict[str, str], field: str, words: str
+) -> None:
+    answer = submit(user, endpoint="dig.v1", **filled)
+    assert answer.status_code == 422
+    assert not Run.objects.exists()
+    found = {item.name: item for item in answer.context["form"].fields}
+    assert found[field].errors == [words]
+    assert all(found[name.removeprefix("in-")].value == value for name, value in filled.items())
+    assert f'id="in-{field}-error"' in answer.content.decode()
+
+
+def test_a_mistake_comes_back_to_htmx_as_the_same_part(user: Client) -> None:
+    answer = user.post(URL, {"endpoint": "dig.v1"}, headers={"HX-Request": "true", "HX-Target": "new-task"})
+    assert answer.status_code == 422
+    assert answer.content.lstrip().startswith(b'<div class="new-task" id="new-task">')
+
+
+def test_an_input_that_is_no_flat_object_is_written_as_json(user: Client) -> None:
+    form = user.get(URL, {"endpoint": "nested.v1"}).context["form"]
+    assert form.only_json
+    submit(user, endpoint="nested.v1", **{"in-json": '{"rows": [1, {"a": null}]}'})
+    assert Run.objects.get().input == {"rows": [1, {"a": None}]}
+
+
+def test_any_input_may_be_written_as_json(user: Client) -> None:
+    submit(user, endpoint="dig.v1", **{"as": "json", "in-json": '"just a text"'})
+    assert Run.objects.get().input == "just a text"
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [("", "Write the input"), ("{", "This is not JSON"), ('{"rows": 3}', "rows: "), ("[NaN]", "This is not JSON")],
+)
+def test_json_that_cannot_be_used_is_refused_at_the_field(user: Client, written: str, words: str) -> None:
+    answer = submit(user, endpoint="nested.v1", **{"in-json": written})
+    assert answer.status_code == 422
+    assert answer.context["form"].fields[0].errors[0].startswith(words)
+
+
+def test_a_full_queue_is_told_in_the_form_with_when_to_try_again(user: Client) -> None:
+    for _ in range(3):
+        task("queued")
+    answer = submit(user, endpoint="dig.v1", **{"in-question": "Why?"})
+    assert answer.status_code == 429
+    assert int(answer["Retry-After"]) > 0
+    assert "Not submitted" in answer.content.decode()
+    assert answer.context["form"].fields[0].value == "Why?"
+
+
+def test_an_ended_task_can_be_run_again_with_another_input(user: Client, ulla: User) -> None:
+    old = task("dead", user=ulla, endpoint="dig.v1", input={"question": "Why?", "max_pages": 3})
+    form = user.get(URL, {"from": str(old.pk)}).context["form"]
+    assert {field.name: field.value for field in form.fields} == {"question": "Why?", "start_url": "", "max_pages": "3"}
+    submit(user, **{"from": str(old.pk), "endpoint": "help.v1", "in-question": "How?", "in-max_pages": "3"})
+    new = Run.objects.exclude(pk=old.pk).get()
+    assert (new.endpoint.name, new.input, new.redriven_from) == ("dig.v1", {"question": "How?", "max_pages": 3}, old)
+
+
+def test_the_short_form_of_an_input_fills_the_field_it_stands_for(user: Client, ulla: User) -> None:
+    old = task("dead", user=ulla, endpoint="dig.v1", input="Why?")
+    assert user.get(URL, {"from": str(old.pk)}).context["form"].fields[0].value == "Why?"
+
+
+def test_a_task_that_goes_on_cannot_be_run_again_with_another_input(user: Client, ulla: User) -> None:
+    old = task("queued", user=ulla, endpoint="dig.v1", input="Why?")
+    answer = submit(user, **{"from": str(old.pk), "in-question": "How?"})
+    assert answer.status_code == 409
+    assert Run.objects.count() == 1
+
+
+@pytest.mark.parametrize("origin", ["somebody else's", "not an id"])
+def test_nobody_starts_from_a_task_they_may_not_see(user: Client, olga: User, origin: str) -> None:
+    run = task("dead", user=olga)
+    assert user.get(URL, {"from": str(run.pk) if origin == "somebody else's" else origin}).status_code == 404
+
+
+def test_an_unknown_endpoint_falls_back_to_the_first(user: Client) -> None:
+    assert user.get(URL, {"endpoint": "no.v1"}).context["form"].endpoint.name == "dig.v1"
