@@ -110,7 +110,7 @@ def submit_script(submission: Submission) -> Script[Submitted]:
         " time_limit_s, fence, queued_at)"
         " VALUES (%(id)s, %(handler)s, %(payload)s, %(user)s, %(state)s, %(lane)s, %(lane)s, %(priority)s, %(tag)s,"
         " %(requires)s, %(partition)s, %(holds)s, %(blocked_on)s, %(run_at)s, 0, %(max_attempts)s, 0, 1, %(limit)s, 0,"
-        " CASE WHEN %(state)s = 'queued' THEN now() END) RETURNING id)"
+        " CASE WHEN %(queued)s THEN now() END) RETURNING id)"
         " INSERT INTO jobs_jobevent (job_id, kind, old, new, fence, actor, reason)"
         " SELECT id, 'state', '', %(state)s, 0, '', 'submitted' FROM job",
         {
@@ -119,6 +119,7 @@ def submit_script(submission: Submission) -> Script[Submitted]:
             "payload": Jsonb(submission.payload),
             "user": submission.user_id,
             "state": state.value,
+            "queued": state is State.QUEUED,
             "lane": submission.lane,
             "priority": int(submission.priority),
             "tag": tag,

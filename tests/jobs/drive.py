@@ -156,6 +156,7 @@ def pass_time(seconds: float) -> None:
 
 def at_once(*calls: Callable[[], T]) -> list[T | Exception]:
     """Run the calls in threads that begin together, each with a connection of its own; return results or errors."""
+    assert len(calls) <= 6, "Django's pool has eight connections"
     barrier = threading.Barrier(len(calls))
     results: list[Any] = [None] * len(calls)
 
