@@ -88,7 +88,9 @@ async def close_clients() -> None:
     from channels.layers import channel_layers
 
     from jobs import pool
+    from jobs.process import hooks
 
+    await hooks.shut_down()
     await pool.close_pool()
     for layer in channel_layers.backends.values():
         await layer.close_pools()

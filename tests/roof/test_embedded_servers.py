@@ -12,7 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -30,6 +32,7 @@ with embedded.servers(Path(sys.argv[1]), durable=False):
     sys.stdin.read()
 """
 DEADLINE_S = 60.0
+ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="Only root steps into another user.")
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -238,7 +241,57 @@ def test_a_process_with_another_temporary_folder_finds_the_running_servers(
             assert client.ping()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="Only root steps into another user.")
+class OtherUser(User):
+    """The same as another user of this machine, with a Python that this user may run."""
+
+    def __init__(self, data_dir: Path, user: int) -> None:
+        self.process = subprocess.Popen(
+            [self.python(user), "-c", HOLD, str(data_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **self.identity(user),
+        )
+
+    @classmethod
+    def python(cls, user: int) -> str:
+        for python in (sys.executable, "/usr/bin/python3"):
+            command = [python, "-c", "from astra_site.embedded import postgres; postgres.binary('postgres').open('rb')"]
+            with suppress(OSError):
+                if subprocess.run(command, stderr=subprocess.DEVNULL, **cls.identity(user)).returncode == 0:
+                    return python
+        pytest.skip("No other user may run Python 3.11 and the servers of this checkout.")
+
+    @staticmethod
+    def identity(user: int) -> dict[str, Any]:
+        found = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        return {"user": user, "group": user, "extra_groups": [], "env": found}
+
+
+@ONLY_ROOT
+@pytest.mark.parametrize("user", [NOBODY, 54321], ids=["nobody", "a user without a name"])
+def test_an_ordinary_user_needs_no_help(data_dir: Path, user: int) -> None:
+    data_dir.parent.mkdir(parents=True)
+    os.chown(data_dir.parent, user, user)
+    other = OtherUser(data_dir, user)
+    other.wait_until_up()
+    pid = int((data_dir / "locks" / "postgres.pid").read_text())
+    assert Path(f"/proc/{pid}").stat().st_uid == user
+    assert data_dir.stat().st_uid == user
+    other.leave()
+    assert all_are_dead(data_dir)
+
+
+@ONLY_ROOT
+def test_the_data_directory_of_another_user_is_refused_in_a_sentence(data_dir: Path) -> None:
+    with embedded.servers(data_dir, postgres=False, durable=False):
+        other = OtherUser(data_dir, NOBODY)
+        _, errors = other.process.communicate(timeout=DEADLINE_S)
+    last = errors.decode().splitlines()[-1]
+    assert f"EmbeddedError: The data directory '{data_dir}' cannot be used: " in last
+
+
+@ONLY_ROOT
 def test_where_user_namespaces_are_forbidden_root_runs_postgresql_as_nobody(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

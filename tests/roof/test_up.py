@@ -34,15 +34,17 @@ class Astra:
         self.data_dir = data_dir
         self.port = port
         self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "manage.py"), "up", "--port", str(port), *arguments],
-            env=environment(data_dir),
-            cwd=data_dir.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            process_group=0,
-        )
+        self.log = data_dir.parent / f"{data_dir.name}-{port}.log"
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "manage.py"), "up", "--port", str(port), *arguments],
+                env=environment(data_dir),
+                cwd=data_dir.parent,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                process_group=0,
+            )
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
@@ -291,6 +293,7 @@ def test_a_sigkill_of_up_takes_its_children_along_and_the_next_start_finds_all_d
         status = second.stop(signal.SIGINT)
     assert status == 0
     assert second.said("^Astra stops")
+    assert "Traceback" not in second.log.read_text()
     assert living(data_dir) == []
     with embedded.servers(data_dir), psycopg.connect(embedded.database_url(data_dir)) as connection:
         names = connection.execute("SELECT username FROM auth_user ORDER BY username").fetchall()
