@@ -77,12 +77,35 @@ async def steps(claim: Claim) -> Outcome:
 
 
 async def stall(claim: Claim) -> Outcome:
-    """Block the event loop for the payload's ``seconds`` the first time, then try to record a step."""
+    """Block the event loop, the first time, until a file appears; then try to record a step."""
     if claim.fence == 1:
         _write(claim, "stalled")
-        time.sleep(claim.payload["seconds"])  # noqa: ASYNC251  that is the point
+        while not Path(claim.payload["until"]).exists():
+            time.sleep(0.02)  # noqa: ASYNC251  that is the point
         _write(claim, "woke")
     await persist(lambda: _record(claim, 1))
+    _write(claim, "recorded")
+    return Succeeded()
+
+
+async def freeze(claim: Claim) -> Outcome:
+    """Stop the whole process, the first time, in the middle of a transaction that holds the job's row."""
+
+    def record() -> Script[None]:
+        yield from fenced(claim, exclusive=True)
+        if claim.fence == 1 and not thawed:
+            thawed.append(True)
+            _write(claim, "frozen")
+            os.kill(os.getpid(), signal.SIGSTOP)
+            _write(claim, "thawed")
+        yield from _record(claim, 1)
+
+    thawed: list[bool] = []
+    try:
+        await persist(record)
+    except StaleFence:
+        _write(claim, "refused")
+        raise
     _write(claim, "recorded")
     return Succeeded()
 
@@ -108,7 +131,7 @@ async def stale(claim: Claim) -> Outcome:
             _write(claim, f"{name}-refused")
     for outcome in (Succeeded(), Failed({}), HandedBack(), Cancelled(), Blocked("test"), Parked([])):
         written = await arun(pool, finish(claim, outcome))
-        _write(claim, f"{type(outcome).__name__}-{'written' if written else 'refused'}")
+        _write(claim, f"{type(outcome).__name__.lower()}-{'written' if written else 'refused'}")
     return Succeeded()
 
 
@@ -173,6 +196,6 @@ def _write(claim: Claim, word: str) -> None:
 
 def register() -> None:
     """Register all of them under `test.NAME`."""
-    for function in (noop, note, slow, steps, stall, stale, fail, explode, poison, park):
+    for function in (noop, note, slow, steps, stall, freeze, stale, fail, explode, poison, park):
         register_function(f"test.{function.__name__}", function, retry=QUICK)
     register_function("test.tallied", note, retry=QUICK, on_transition=tally)
