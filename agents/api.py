@@ -397,7 +397,7 @@ def _step(step: Step) -> JournalStep:
         usage=Usage(
             input_tokens=step.input_tokens,
             output_tokens=step.output_tokens,
-            cost_usd=None if step.cost_usd is None else float(step.cost_usd),
+            cost_usd=None if step.model and step.cost_usd is None else float(step.cost_usd or 0),
         ),
         started_at=step.started_at,
         finished_at=step.finished_at,

@@ -12,7 +12,7 @@ from agents import registry, services
 from agents.journal import RunJournal
 from agents.modes import policy
 from agents.runtime import program
-from agents.runtime.context import RunContext
+from agents.runtime.context import Options, RunContext
 from agents.runtime.errors import ProgramError, RunError, VersionMismatch
 from agents.runtime.ports import Superseded
 from agents.runtime.run import execute
@@ -40,8 +40,9 @@ class RunHandler:
         row = await persist(lambda: _read(claim))
         spec = registry.spec(row["name"], row["version"], row["definition"])
         rules = policy(row["mode"])
+        tools = row["tools"]  # None where nothing was ever loaded
         port = services.model_port()
-        port.prices.learn(row["definition"].get("prices", {}))
+        port.prices.learn(row["prices"] or {})
         ctx = RunContext(
             run_id=str(claim.job_id),
             user_id=row["user_id"],
@@ -49,7 +50,8 @@ class RunHandler:
             input=row["input"],
             journal=RunJournal(claim, row["journal_epoch"]),
             port=port,
-            toolbox=services.toolbox(),
+            toolbox=services.toolbox(tools["overrides"] if tools else {}),
+            options=Options(max_batch_size=tools["max_batch_size"]) if tools else None,
             limits=rules.limits(spec.limits, Budget.model_validate(row["budget"])),
             seed=row["seed"],
             elapsed_s=(datetime.now(UTC) - row["created_at"]).total_seconds(),
@@ -86,9 +88,11 @@ class RunHandler:
 def _read(claim: Claim) -> Script[Row]:
     rows = yield (
         "SELECT r.input, r.budget, r.seed, r.mode, r.journal_epoch, r.user_id, r.created_at,"
-        " v.name, v.version, v.definition, e.definition AS endpoint_definition"
+        " v.name, v.version, v.definition, e.definition AS endpoint_definition, loaded.tools, loaded.prices"
         " FROM agents_run r JOIN agents_agentversion v ON v.id = r.agent_id"
-        " JOIN agents_endpoint e ON e.id = r.endpoint_id WHERE r.job_id = %s",
+        " JOIN agents_endpoint e ON e.id = r.endpoint_id"
+        " LEFT JOIN (SELECT tools, prices FROM agents_configload ORDER BY id DESC LIMIT 1) loaded ON true"
+        " WHERE r.job_id = %s",
         [claim.job_id],
     )
     return rows[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,14 @@ def model_port() -> PydanticAIPort:
     return PydanticAIPort()
 
 
-@functools.cache
-def toolbox() -> LocalToolBox:
-    """Return this process's tools."""
-    return LocalToolBox(catalog.load())
+def toolbox(overrides: Mapping[str, Mapping[str, Any]]) -> LocalToolBox:
+    """Return this process's tools, run as the newest load of `astra.yml` says."""
+    return _toolbox(json.dumps(overrides, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=2)
+def _toolbox(overrides: str) -> LocalToolBox:
+    return LocalToolBox(catalog.load(), overrides=json.loads(overrides))
 
 
 def check_output(definition: Mapping[str, Any], output: Any) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -155,7 +156,7 @@ def _last_event_id(headers: Mapping[str, str]) -> int:
 
 
 def _event(event: Event) -> str:
-    told: dict[str, Any] = {"at": event.at.isoformat()}
+    told: dict[str, Any] = {"at": event.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")}
     if event.kind == "state":
         told |= {"from": event.old or None, "status": event.new, "reason": event.reason}
         told |= {"actor": event.actor} if event.actor else {}

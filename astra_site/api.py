@@ -154,7 +154,8 @@ def _public(view: View) -> View:
         if isinstance(response, HttpResponseNotAllowed):
             allow = {"Allow": response["Allow"]}
             detail = f"{request.method} is not known here; there is {allow['Allow']}."
-            return problems.answer(MethodNotAllowed(detail, headers=allow))
+            response = problems.answer(MethodNotAllowed(detail, headers=allow))
+        response.headers.setdefault("Cache-Control", "no-store")
         return response
 
     wrapped.csrf_exempt = True  # type: ignore[attr-defined]  # ApiAuth checks the token where a session is used
