@@ -14,7 +14,7 @@ from jobs.models.job import Priority
 from jobs.reconcile import Reconciler
 from jobs.script import Wake
 from jobs.waits import resolve
-from tests.jobs.drive import PROBLEM, ask, crash, end, job, pass_time, person, submitted, taken, worker
+from tests.jobs.drive import PROBLEM, ask, crash, end, job, pass_time, person, queue_in_bulk, submitted, taken, worker
 
 
 def _many(user: str, count: int, **more: Any) -> list[UUID]:
@@ -170,13 +170,8 @@ def test_a_job_whose_worker_died_goes_with_the_first_of_the_suspects() -> None:
 
 def test_a_tag_is_found_by_indexes_however_many_jobs_are_queued() -> None:
     user = person()
-    ask(
-        "INSERT INTO jobs_job (id, handler, payload, user_id, state, lane, home_lane, priority, fair_tag, hold_keys,"
-        " blocked_on, attempt, max_attempts, crashes, generation, fence)"
-        " SELECT gen_random_uuid(), 'test.noop', '{}', CASE WHEN n %% 2 = 0 THEN %s END, 'queued', 'queue', 'queue', 1,"
-        " n, '{}', '{}', 0, 3, 0, 1, 0 FROM generate_series(1, 20000) n",
-        [user.pk],
-    )
+    queue_in_bulk(10_000, user_id=user.pk)
+    queue_in_bulk(10_000)
     ask("ANALYZE jobs_job")
     for user_id in (user.pk, None):
         asked = next(next_tag("queue", 1, user_id))
