@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class BenchConfig(AppConfig):
+    name = "bench"
+
+    def ready(self) -> None:
+        from bench import handlers
+
+        handlers.register()
