@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,16 +45,17 @@ def spec_for(version: AgentVersion) -> AgentSpec:
     return spec(version.name, version.version, version.definition)
 
 
-_imported: set[str] = set()
+#: Modules whose import was tried, and for which load: one that failed is tried again after the next load.
+_tried: dict[str, int] = {}
 
 
 def import_programs() -> None:
     """Import the modules that the newest load named, so that their programs are registered in this process."""
-    newest = ConfigLoad.objects.order_by("-pk").values_list("programs", flat=True).first() or []
-    for module in newest:
-        if module in _imported:
+    load_id, modules = ConfigLoad.objects.order_by("-pk").values_list("pk", "programs").first() or (0, [])
+    for module in modules:
+        if module in sys.modules or _tried.get(module) == load_id:
             continue
-        _imported.add(module)
+        _tried[module] = load_id
         try:
             importlib.import_module(module)
         except Exception:

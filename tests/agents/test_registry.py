@@ -231,6 +231,25 @@ def test_a_module_that_can_not_be_imported_takes_no_other_capability_away() -> N
     assert registry.capabilities() == ["agent:helper@1"]
 
 
+def test_a_module_that_was_mended_is_imported_after_the_next_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "mended_of_a_test.py"
+    module.write_text("raise RuntimeError\n")
+    AgentVersion.objects.create(
+        name="own", version=1, program="mended", definition={"tools": []}, digest="", program_hash=""
+    )
+    ConfigLoad.objects.create(programs=["mended_of_a_test"], actor="elsewhere")
+    assert registry.capabilities() == []
+    module.write_text(
+        "from agents.runtime.program import program\n\n\n@program('mended')\nasync def run(ctx):\n    return 1\n# longer\n"
+    )
+    assert registry.capabilities() == [], "it is not tried at every heartbeat"
+    ConfigLoad.objects.create(programs=["mended_of_a_test"], actor="elsewhere")
+    assert registry.capabilities() == ["agent:own@1"]
+
+
 def test_a_spec_gets_its_models_from_this_processs_environment(settings: Settings) -> None:
     load(
         BASE.replace("model: demo", "model: {default: a, fallback: [b]}")
