@@ -26,12 +26,14 @@ else:
 logger = logging.getLogger(__name__)
 
 #: After Redis failed to answer it is asked again after this long. Seconds.
-AWAY_S = 1.0
+AWAY_S = 5.0
+#: It answers within this time or is away; the longest wait for a message is a second. Seconds.
+PATIENCE_S = 3
 
 
 def connect(url: str) -> redis.Redis:
-    """Return a connection for workers: it waits for a message longer than it waits for an answer."""
-    return redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=1, retry=Retry(NoBackoff(), 1))
+    """Return a connection for workers. It does not try again: the database is looked at meanwhile."""
+    return redis.Redis.from_url(url, socket_timeout=PATIENCE_S, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
 
 
 class MessageWorker(Base):
@@ -106,8 +108,8 @@ class MessageWorker(Base):
 
     @property
     def connection_timeout(self) -> int:
-        """Seconds that a command may take: the wait for a message is one second."""
-        return 10
+        """Seconds that a command may take."""
+        return PATIENCE_S
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Show up in RQ's own pages, at most every ten seconds; come back after a flush."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,7 +30,7 @@ def wake() -> None:
 def client() -> redis.Redis:
     """Return this process's client for messages: it gives up fast, for the database heals what is lost."""
     return redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=1, retry=Retry(NoBackoff(), 1)
+        settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 1)
     )
 
 
@@ -39,12 +40,21 @@ def queue(lane: str) -> Queue:
     return Queue(lane, connection=client(), serializer=JSONSerializer)
 
 
+#: After a failure nothing is pushed for this long: whoever submits does not wait for Redis again and again. Seconds.
+SILENT_S = 2.0
+_silent_until = 0.0
+
+
 def push(lanes: Sequence[str]) -> None:
     """Push one wake-up for each lane named. Never raises for want of Redis: idle slots look for themselves."""
+    global _silent_until
+    if time.monotonic() < _silent_until:
+        return
     try:
         for lane in lanes:
             queue(lane).enqueue(wake, job_timeout=-1, result_ttl=0, failure_ttl=0, description=lane)
     except redis.RedisError as error:
+        _silent_until = time.monotonic() + SILENT_S
         logger.warning(
             "could not push a wake-up; idle workers will look: %s", error, extra={"action": "wakeup_not_pushed"}
         )

@@ -184,17 +184,18 @@ def moved_to(data_dir: Path) -> Iterator[embedded.Servers]:
         patch.setattr(settings, "REDIS_URL", urls["REDIS_URL"])
         patch.setitem(connection.settings_dict, "NAME", "astra")
         patch.setitem(connection.settings_dict, "HOST", str(servers.layout.run))
-        _let_go_of_servers()
+        reconnect()
         try:
             call_command("migrate", verbosity=0, interactive=False)
             yield servers
         finally:
-            _let_go_of_servers()
+            reconnect()
             patch.undo()
-            _let_go_of_servers()
+            reconnect()
 
 
-def _let_go_of_servers() -> None:
+def reconnect() -> None:
+    """Let go of connections that are broken, or lead elsewhere than they should."""
     connection.close()
     connection.close_pool()  # type: ignore[attr-defined]
     wakeups.client.cache_clear()
