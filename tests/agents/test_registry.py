@@ -242,9 +242,8 @@ def test_a_module_that_was_mended_is_imported_after_the_next_load(
     )
     ConfigLoad.objects.create(programs=["mended_of_a_test"], actor="elsewhere")
     assert registry.capabilities() == []
-    module.write_text(
-        "from agents.runtime.program import program\n\n\n@program('mended')\nasync def run(ctx):\n    return 1\n# longer\n"
-    )
+    good = "from agents.runtime.program import program\n\n\n@program('mended')\nasync def run(ctx):\n    return 1\n"
+    module.write_text(good)
     assert registry.capabilities() == [], "it is not tried at every heartbeat"
     ConfigLoad.objects.create(programs=["mended_of_a_test"], actor="elsewhere")
     assert registry.capabilities() == ["agent:own@1"]
