@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
 from ninja import Body, Header, Query, Router
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from accounts.api_auth import ApiAuth, Caller
 from accounts.problems import NotFound, Problem
 from agents import invoke, queries, registry
-from agents.models import Endpoint, Run, Step
+from agents.api_shapes import (
+    Accepted,
+    AgentList,
+    AgentOut,
+    EndpointList,
+    EndpointOut,
+    QueryText,
+    RedriveRequest,
+    StepList,
+    Task,
+    TaskList,
+    TaskRequest,
+    links_of,
+    step_out,
+    task_out,
+)
+from agents.models import Endpoint, Run
 from agents.payload import bad_input
-from agents.runtime.types import Budget
 from jobs import stats
 from jobs.actions import Cancel, InvalidState, Redrive
 from jobs.models.job import Priority
@@ -44,157 +57,6 @@ class InvalidTaskState(Problem):
     """
 
     slug, title, status = "invalid-state", "The task's state does not allow this", 409
-
-
-def _storable(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("text may not hold the character U+0000")
-    return text
-
-
-QueryText = Annotated[str, Field(max_length=200), AfterValidator(_storable)]
-
-
-class Strict(BaseModel):
-    """A request's body: a key that nobody knows is a mistake."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class TaskRequest(Strict):
-    """What to do."""
-
-    endpoint: str = Field(max_length=200, examples=["research.v1"])
-    input: Any = Field(description="As the endpoint's input schema says.")
-    partition_key: str | None = Field(
-        None, min_length=1, max_length=1000, description="Tasks of yours with the same key run one after another."
-    )
-    run_at: AwareDatetime | None = Field(None, description="Not before this time; it has an offset or Z.")
-    priority: Literal["normal", "high"] = "normal"
-    budget: Budget = Field(default_factory=Budget, description="What the run may use, at most.")
-    webhook_url: str | None = Field(None, description="Not supported yet.")
-
-
-class RedriveRequest(Strict):
-    """How to run it again."""
-
-    from_: Literal["checkpoint", "start"] = Field("checkpoint", alias="from")
-    repeat_effects: bool = Field(False, description="Not supported yet.")
-    input: Any = Field(None, description="Another input: this makes a new task, linked to the old one.")
-
-
-class Links(BaseModel):
-    """Where to go from here."""
-
-    self: str
-    events: str
-    steps: str
-    cancel: str
-
-
-class Accepted(BaseModel):
-    """The task was taken, or was taken before under the same idempotency key."""
-
-    task_id: UUID
-    status: State
-    eta_seconds: float | None = Field(description="Estimated seconds until it ends; null where nothing is known.")
-    queue_position: int | None = Field(description="1 is next; null unless it is queued.")
-    links: Links
-
-
-class Usage(BaseModel):
-    """What a run has used."""
-
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float | None = Field(description="Null once a model without a known price was used.")
-
-
-class Task(BaseModel):
-    """A run that was submitted to the queue."""
-
-    task_id: UUID
-    endpoint: str
-    agent: str
-    agent_version: int
-    mode: str
-    status: State
-    attempt: int
-    progress: dict[str, Any] | None
-    result: Any
-    error: dict[str, Any] | None = Field(description="The last problem, an RFC 9457 object.")
-    usage: Usage
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    links: Links
-
-
-class TaskList(BaseModel):
-    """A page of tasks, newest first."""
-
-    items: list[Task]
-    next_cursor: str | None
-
-
-class JournalStep(BaseModel):
-    """A step that was finished: recorded once, never run again."""
-
-    key: str
-    name: str
-    kind: str
-    epoch: int = Field(description="Raised by each redrive from the start.")
-    input: Any
-    output: Any
-    model: str
-    usage: Usage
-    started_at: datetime
-    finished_at: datetime
-    duration_ms: int
-
-
-class StepList(BaseModel):
-    """A page of the journal, first step first."""
-
-    items: list[JournalStep]
-    next_cursor: str | None
-
-
-class EndpointOut(BaseModel):
-    """A public name under which an agent is invoked."""
-
-    name: str
-    agent: str
-    agent_version: int
-    mode: str
-    description: str
-    input: Any = Field(description="JSON schema, draft 2020-12.")
-    output: Any
-    request_size: dict[str, Any] | None
-
-
-class EndpointList(BaseModel):
-    """All endpoints that take work."""
-
-    items: list[EndpointOut]
-
-
-class AgentOut(BaseModel):
-    """An agent version that an endpoint is bound to."""
-
-    name: str
-    version: int
-    program: str
-    model: dict[str, Any]
-    tools: list[str]
-    limits: dict[str, Any]
-    endpoints: list[str]
-
-
-class AgentList(BaseModel):
-    """All agents that take work."""
-
-    items: list[AgentOut]
 
 
 @router.post("/tasks", auth=WRITE, response={202: Accepted}, summary="Submit a task")
@@ -274,7 +136,7 @@ def list_steps(
         page = queries.steps(run, epoch=epoch, cursor=cursor, limit=limit)
     except queries.BadCursor as error:
         raise bad_input(("query", "cursor"), str(error)) from None
-    return StepList(items=[_step(step) for step in page.items], next_cursor=page.next_cursor)
+    return StepList(items=[step_out(step) for step in page.items], next_cursor=page.next_cursor)
 
 
 @router.post("/tasks/{uuid:task_id}/cancel", auth=WRITE, response={202: Accepted}, summary="Cancel a task")
@@ -350,56 +212,9 @@ def _visible_run(request: HttpRequest, task_id: UUID) -> Run:
     return run
 
 
-def _links(task_id: UUID) -> Links:
-    base = f"/api/v1/tasks/{task_id}"
-    return Links(self=base, events=f"{base}/events", steps=f"{base}/steps", cancel=f"{base}/cancel")
-
-
 def _accepted(response: HttpResponse, task_id: UUID, state: State) -> Accepted:
-    links = _links(task_id)
+    links = links_of(task_id)
     response["Location"] = links.self
     position = stats.queue_position(task_id) if state is State.QUEUED else None
     eta = stats.eta_seconds(task_id, position) if position is not None else None
     return Accepted(task_id=task_id, status=state, eta_seconds=eta, queue_position=position, links=links)
-
-
-def task_out(run: Run) -> Task:
-    """Return a task as the API answers it."""
-    job = run.job
-    return Task(
-        task_id=job.pk,
-        endpoint=run.endpoint.name,
-        agent=run.agent.name,
-        agent_version=run.agent.version,
-        mode=run.mode,
-        status=State(job.state),
-        attempt=job.attempt,
-        progress=job.progress,
-        result=run.output,
-        error=queries.error(run),
-        usage=Usage(**queries.usage(run)),
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        links=_links(job.pk),
-    )
-
-
-def _step(step: Step) -> JournalStep:
-    return JournalStep(
-        key=step.key,
-        name=step.name,
-        kind=step.kind,
-        epoch=step.epoch,
-        input=step.input,
-        output=step.output,
-        model=step.model,
-        usage=Usage(
-            input_tokens=step.input_tokens,
-            output_tokens=step.output_tokens,
-            cost_usd=None if step.model and step.cost_usd is None else float(step.cost_usd or 0),
-        ),
-        started_at=step.started_at,
-        finished_at=step.finished_at,
-        duration_ms=round((step.finished_at - step.started_at).total_seconds() * 1000),
-    )

@@ -6,11 +6,10 @@ There is no call that waits for the answer of a queued run: poll, or follow its 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,16 +17,15 @@ from uuid import UUID
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
-from jsonschema import ValidationError
 from psycopg.types.json import Jsonb
 
 from accounts.problems import Problem
-from agents import payload, registry
+from agents import registry
 from agents.config.faults import nearest
+from agents.input_check import check_input
 from agents.models import Run
 from agents.modes import policy
 from agents.registry import EndpointInfo, Registry
-from agents.runtime.errors import BadInput
 from agents.runtime.types import Budget
 from audit import trail
 from audit.trail import Actor
@@ -38,8 +36,6 @@ from jobs.states import REDRIVABLE, State
 from jobs.submit import Idempotency, IdempotencyMismatch, LaneFull, Submission, submit
 
 HANDLER = "agent-run"
-#: Of all the errors in an input, as many are told.
-MAX_ERRORS = 20
 #: The run ends itself at its wall clock, with what it was doing; only one that does not is stopped from outside.
 UNWIND_S = 10
 
@@ -143,7 +139,7 @@ def invoke(
     if rules.concurrency.entrance != entrance:
         can = _others(known, found, lambda other: policy(other.mode).concurrency.entrance == entrance)
         raise ModeNotAllowed(f"{found.name} is of mode {found.mode}.{can}", endpoint=found.name, mode=found.mode)
-    _check_input(found, input)
+    check_input(found, input)
     _check_fit(known, found, input)
     budget = budget or Budget()
     asked = {
@@ -206,47 +202,6 @@ def edit_and_redrive(run: Run, input: Any, *, actor: Actor) -> Invoked:
         )
         trail.record(actor, "task.redrive_edited", "job", run.job_id, after={"task_id": str(made.run_id)})
     return made
-
-
-def _check_input(endpoint: EndpointInfo, input: Any) -> None:
-    payload.check(input, ("input",))
-    found = sorted(endpoint.input_validator.iter_errors(input), key=lambda error: list(map(str, error.absolute_path)))
-    if not found:
-        return
-    errors = [
-        {"loc": ["input", *error.absolute_path], "msg": _say(error)}
-        for error in itertools.islice(_leaves(found), MAX_ERRORS)
-    ]
-    where = ".".join(str(part) for part in errors[0]["loc"])
-    raise BadInput(f"{where}: {errors[0]['msg']}", errors=errors)
-
-
-def _leaves(found: Sequence[ValidationError]) -> Iterator[ValidationError]:
-    """Yield the errors that say something: of an `anyOf`, those of the alternative that the input comes nearest to."""
-    for error in found:
-        if error.context:
-            by_alternative: dict[Any, list[ValidationError]] = {}
-            for inner in error.context:
-                by_alternative.setdefault(inner.schema_path[0], []).append(inner)
-            right_type = [inner for inner in by_alternative.values() if not any(_wrong_type(e) for e in inner)]
-            if right_type:
-                yield from _leaves(min(right_type, key=len))
-                continue
-        yield error
-
-
-def _wrong_type(error: ValidationError) -> bool:
-    return error.validator == "type" and not error.path
-
-
-def _say(error: ValidationError) -> str:
-    if error.validator in ("anyOf", "oneOf") and isinstance(error.validator_value, list):
-        kinds = [part.get("type") if isinstance(part, dict) else None for part in error.validator_value]
-        names = [kind for kind in dict.fromkeys(kinds) if isinstance(kind, str)]
-        if names and len(names) == len(set(kinds)):
-            return f"it must be of type {' or '.join(names)}"
-    message = error.message
-    return message if len(message) <= 300 else f"{message[:297]}…"
 
 
 def _check_fit(known: Registry, endpoint: EndpointInfo, input: Any) -> None:

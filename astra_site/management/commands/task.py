@@ -29,7 +29,7 @@ class Command(BaseCommand):
         if wait:
             run = following.follow(run.job_id, self.stderr.write)
         if json:
-            from agents.api import task_out
+            from agents.api_shapes import task_out
 
             self.stdout.write(task_out(run).model_dump_json(indent=2))
             return
