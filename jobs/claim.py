@@ -120,8 +120,10 @@ def finish(claim: Claim, outcome: Outcome) -> Script[bool]:
         yield from _fail(job, outcome)
     elif isinstance(outcome, Parked):
         yield from _park(job, outcome)
-    else:
+    elif isinstance(outcome, Blocked):
         yield from _block(job, outcome)
+    else:
+        raise TypeError(f"{outcome!r} is no outcome")
     return True
 
 
@@ -161,7 +163,8 @@ def _park(job: Row, outcome: Parked) -> Script[None]:
     )
     open_waits = yield "SELECT 1 FROM jobs_wait WHERE job_id = %s AND resolved_at IS NULL LIMIT 1", [job["id"]]
     if not open_waits:
-        yield from make_ready({**job, "state": State.WAITING, "worker_id": None}, reason="resolved")
+        parked = {**job, "state": State.WAITING, "worker_id": None, "lane": job["home_lane"]}
+        yield from make_ready(parked, reason="resolved")
 
 
 def _block(job: Row, outcome: Blocked) -> Script[None]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+#: No provider is let put a job off for longer than this. Seconds.
+MAX_RETRY_AFTER_S = 24 * 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -21,7 +24,13 @@ class RetryPolicy:
     max_s: float = 900.0
 
     def delay_s(self, attempt: int, *, retry_after_s: float | None = None, rng: random.Random | None = None) -> float:
-        """Return the seconds to wait after ``attempt`` (1 for the first) failed; the provider's own wish is a floor."""
-        whole = min(self.max_s, self.base_s * self.factor ** min(attempt - 1, 64))
+        """Return the seconds to wait after ``attempt`` (1 for the first) failed.
+
+        The provider's own wish is a floor, up to a day.
+        """
+        try:
+            whole = min(self.max_s, self.base_s * self.factor ** (attempt - 1))
+        except OverflowError:
+            whole = self.max_s
         delay = whole * (rng or random).uniform(0.5, 1.0)
-        return max(delay, retry_after_s or 0.0)
+        return max(delay, min(retry_after_s or 0.0, MAX_RETRY_AFTER_S))

@@ -93,7 +93,7 @@ def change(
     lane = columns.get("lane") or job["lane"]
     if new is State.QUEUED:
         stamps["queued_at"] = "now()"
-        columns |= {"run_at": None, "fair_tag": (yield from _tag(job, old, lane))}
+        columns |= {"run_at": None, "fair_tag": (yield from _tag(job, old, columns))}
     if new in ENDED:
         stamps["finished_at"] = "now()"
     elif old in ENDED:
@@ -116,9 +116,10 @@ def change(
         yield from promote_partition(job["partition_key"])
 
 
-def _tag(job: Row, old: State, lane: str) -> Script[int]:
-    """Return the job's new place in its lane."""
-    if old is State.RUNNING:
+def _tag(job: Row, old: State, columns: dict[str, Any]) -> Script[int]:
+    """Return the job's new place in its lane. One that killed its process lets its neighbours go first."""
+    lane = columns.get("lane") or job["lane"]
+    if old is State.RUNNING and columns.get("crashes", 0) <= job["crashes"]:
         return (yield from front_tag(lane, job["priority"]))
     return (yield from next_tag(lane, job["priority"], job["user_id"]))
 

@@ -218,7 +218,7 @@ def test_a_worker_that_was_declared_gone_claims_nothing_more(how: str) -> None:
 
 
 def test_a_claim_under_way_keeps_the_lease_from_being_declared_lost() -> None:
-    """The lease is over between the claim's look at it and its commit: whoever ends it comes after and finds the job."""
+    """The lease runs out between the claim and its commit: whoever ends it comes after, and sees the job."""
     job_id = submitted()
     mine = worker()
     with session() as claiming:
