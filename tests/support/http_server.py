@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -148,9 +149,11 @@ class HttpServer:
 
     async def _serve(self, ready: threading.Event) -> None:
         tasks: set[asyncio.Task[None]] = set()
+        transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.connections += 1
+            transports.add(writer.transport)
             task = asyncio.get_running_loop().create_task(self._talk(reader, writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -159,10 +162,14 @@ class HttpServer:
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await self._stop.wait()
+        await _rounds()  # connections that are just being accepted: asyncio loses them when the server closes first
         server.close()
-        for task in tasks:
+        for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for transport in list(transports):
+            transport.abort()  # type: ignore[attr-defined]
+        await _rounds()  # the loop closes sockets in the round after
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -189,6 +196,11 @@ class HttpServer:
     async def _tell(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+async def _rounds() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Request | None:
