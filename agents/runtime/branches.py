@@ -136,7 +136,7 @@ class Call:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._branch.busy = ""
-        if isinstance(error, asyncio.CancelledError) and self._gate.stopped is None:
+        if isinstance(error, asyncio.CancelledError):
             self._branch.cut = self._what
 
     def _find(self) -> Branch:

@@ -243,8 +243,7 @@ class RunContext:
         try:
             results = await settle(tasks)
         except Exception as raised:
-            if self.gate.stopped is None:
-                branch.caught.append((slot, problem(as_run_error(raised))))
+            branch.caught.append((slot, problem(as_run_error(raised))))
             raise
         for child in children:
             branch.caught += child.caught

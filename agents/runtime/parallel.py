@@ -17,7 +17,7 @@ async def settle(tasks: Iterable[asyncio.Task[T]]) -> list[T]:
     """Wait for all the tasks and return their results in order.
 
     The first failure, or a cancellation from outside, cancels the others and waits for them; then it is raised. Of
-    failures that came together the first in order counts, but `Superseded` before any.
+    failures that came together the first in order counts.
     """
     tasks = list(tasks)
     if not tasks:
@@ -33,9 +33,6 @@ async def settle(tasks: Iterable[asyncio.Task[T]]) -> list[T]:
         if rest:
             await asyncio.wait(rest)
         failures = {task: failure for task in tasks if (failure := _failure(task)) is not None}
-    for failure in failures.values():
-        if isinstance(failure, Superseded):
-            raise failure
     for task in first:
         if task in failures:
             raise failures[task]

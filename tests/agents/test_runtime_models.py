@@ -190,6 +190,21 @@ def test_when_all_fallbacks_fail_the_last_failure_is_the_runs() -> None:
         run(go(ask, port=port, agent=CHAIN, options=Options(attempts=Attempts(most=1))))
 
 
+def test_a_model_that_answers_badly_is_asked_again_but_no_other_instead() -> None:
+    port = ScriptedPort([lambda call: reply("")])
+    with pytest.raises(BadReply):
+        run(go(ask, port=port, agent=CHAIN))
+    assert models(port) == ["demo:strong"] * 3
+
+
+def test_a_fallback_that_was_asked_already_is_not_asked_again() -> None:
+    same = CHAIN.model_copy(update={"models": Models(default="demo:a", fallback=("demo:a", "demo:b"))})
+    port = ScriptedPort([lambda call: down()])
+    with pytest.raises(ModelUnavailable):
+        run(go(ask, port=port, agent=same, options=Options(attempts=Attempts(most=1))))
+    assert models(port) == ["demo:a", "demo:b"]
+
+
 @pytest.mark.parametrize("error", [ModelRefused("bad key"), ContextOverflow("too long")])
 def test_an_error_that_will_not_pass_is_not_tried_again(error: RunError) -> None:
     port = ScriptedPort([error])
@@ -254,6 +269,20 @@ def test_one_turn_too_many_is_refused_before_it_is_asked_also_after_a_crash() ->
     for _ in range(2):
         with pytest.raises(MaxTurnsExceeded, match="after 2"):
             run(go(asking(3), journal, port, limits={"max_turns": 2}))
+    assert len(port.calls) == 2
+
+
+def test_turns_side_by_side_count_while_they_are_under_way() -> None:
+    async def answer(call: ModelCall) -> Any:
+        await asyncio.sleep(1)
+        return reply("ok")
+
+    async def program(ctx: RunContext) -> None:
+        await ctx.gather(*(ctx.model("ask", "hi", max_tokens=10) for _ in range(3)))
+
+    port = ScriptedPort([answer])
+    with pytest.raises(MaxTurnsExceeded):
+        run(go(program, port=port, limits={"max_turns": 2}))
     assert len(port.calls) == 2
 
 

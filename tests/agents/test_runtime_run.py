@@ -62,6 +62,15 @@ def test_an_exception_becomes_a_program_error_that_names_our_innermost_frame() -
     assert isinstance(errors[0].__cause__, json.JSONDecodeError)
 
 
+def test_a_fault_that_surfaces_inside_the_runtime_is_the_programs_line_all_the_same() -> None:
+    async def asks_for_half_a_token(ctx: RunContext) -> None:
+        await ctx.model("ask", "hi", max_tokens="half")  # type: ignore[arg-type]
+
+    with pytest.raises(ProgramError) as caught:
+        run(go(asks_for_half_a_token))
+    assert "asks_for_half_a_token:" in caught.value.extra["at"]
+
+
 def test_different_faults_have_different_fingerprints() -> None:
     async def key(ctx: RunContext) -> None:
         raise KeyError("x")
@@ -249,6 +258,17 @@ def test_a_run_that_another_owner_has_taken_unwinds_and_writes_nothing_more() ->
         run(go(stubborn, journal))
     assert journal.keys == ["count#1"]
     assert ran == [0, 1]
+
+
+def test_that_another_owner_has_the_run_is_not_hidden_by_a_program_that_hangs_on_it() -> None:
+    async def program(ctx: RunContext) -> None:
+        try:
+            await ctx.step("one", asyncio.sleep, 1)
+        except Superseded:
+            await asyncio.sleep(3600)
+
+    with pytest.raises(Superseded):
+        run(go(program, JsonJournal(cut_after=0), limits={"wall_clock_s": 10}))
 
 
 def test_superseded_in_one_branch_stops_all() -> None:

@@ -25,7 +25,7 @@ from agents.runtime.errors import (
     VersionMismatch,
 )
 from agents.runtime.ports import MemoryJournal, StepRecord
-from tests.support.scripted import JsonJournal, Screen, ScriptedPort, go, reply
+from tests.support.scripted import JsonJournal, Screen, ScriptedPort, ScriptedTools, call, go, reply
 from tests.support.virtual_time import run
 
 
@@ -302,7 +302,8 @@ def test_a_failure_that_ended_the_attempt_is_tried_again_by_the_next() -> None:
     assert run(go(program, journal)).output == "up"
 
 
-def test_a_caught_failure_is_recorded_before_anything_else_begins() -> None:
+@pytest.mark.parametrize("what", ["step", "tools", "gather", "model"])
+def test_a_caught_failure_is_recorded_before_anything_else_begins(what: str) -> None:
     order: list[str] = []
 
     class Journal(JsonJournal):
@@ -310,16 +311,31 @@ def test_a_caught_failure_is_recorded_before_anything_else_begins() -> None:
             await super().record(record)
             order.append(record.key if record.ok else f"event {record.key}")
 
+    async def runs() -> None:
+        order.append("next runs")
+
+    async def answer(call: Any) -> Any:
+        await runs()
+        return reply("ok")
+
     def fails() -> None:
         raise ValueError
 
     async def program(ctx: RunContext) -> None:
         with pytest.raises(StepFailed):
             await ctx.step("fails", fails)
-        await ctx.step("next", lambda: order.append("next runs"))
+        if what == "step":
+            await ctx.step("next", runs)
+        elif what == "tools":
+            await ctx.tools([call("look")])
+        elif what == "model":
+            await ctx.model("next", "hi")
+        else:
+            await ctx.gather(ctx.step("next", runs))
 
-    run(go(program, Journal()))
-    assert order == ["event fails#1", "fails#1!", "next runs", "next#1"]
+    run(go(program, Journal(), ScriptedPort([answer]), ScriptedTools({"look": lambda call, context: runs()})))
+    assert order[:3] == ["event fails#1", "fails#1!", "next runs"]
+    assert len(order) == 4
 
 
 def test_a_caught_model_failure_keeps_its_type_on_replay() -> None:
@@ -387,6 +403,19 @@ def test_a_patch_takes_new_runs_the_new_way_and_runs_in_flight_the_old_one() -> 
     # One that stopped right before the change takes the new way, and keeps to it.
     stopped = JsonJournal({"first#1": before.steps["first#1"]})
     assert run(go(new, stopped)).output == ["new", True]
+
+
+def test_a_patch_is_recorded_once_and_before_any_step_of_any_branch_that_relies_on_it() -> None:
+    async def branch(ctx: RunContext) -> None:
+        assert ctx.patched("better")
+        await ctx.step("new", asyncio.sleep, 0)
+
+    async def program(ctx: RunContext) -> None:
+        await ctx.gather(branch(ctx), branch(ctx))
+
+    journal = JsonJournal()
+    run(go(program, journal))
+    assert journal.keys == ["/patched/better", "1.0/new#1", "1.1/new#1"]
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a#1", "a!", " a", "x" * 121, "a\nb", 3])
@@ -463,6 +492,23 @@ def test_a_journal_that_fails_ends_the_run_however_hard_the_program_tries_to_go_
         run(go(program, Broken()))
     assert caught.value.retriable
     assert len(ran) == 1
+
+
+def test_a_journal_that_fails_is_not_asked_again() -> None:
+    class Broken(JsonJournal):
+        asked = 0
+
+        async def record(self, record: StepRecord) -> None:
+            self.asked += 1
+            raise ConnectionError("no route")
+
+    async def program(ctx: RunContext) -> None:
+        await ctx.model("ask", "hi")
+
+    journal = Broken()
+    with pytest.raises(JournalUnavailable):
+        run(go(program, journal, ScriptedPort([ModelUnavailable("503"), reply("never")])))
+    assert journal.asked == 1
 
 
 def test_a_journal_that_cannot_be_read_ends_the_run_before_it_begins() -> None:
