@@ -40,6 +40,13 @@
     menu.querySelector("summary").focus();
   });
 
+  // Filters that are not set have no place in the address, and the same filters twice are no new page.
+  document.addEventListener("htmx:configRequest", (event) => {
+    if (!event.target.matches(".filters")) return;
+    for (const [name, value] of [...event.detail.formData]) if (!value) event.detail.formData.delete(name);
+    if (`?${new URLSearchParams(event.detail.formData)}` === (location.search || "?")) event.preventDefault();
+  });
+
   // A form is sent once, however often its button is pressed.
   document.addEventListener("submit", (event) => {
     const form = event.target;

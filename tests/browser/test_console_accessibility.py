@@ -1,0 +1,118 @@
+"""Every page, in both themes and at the narrowest and a wide window: axe finds nothing, and nothing sticks out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from axe_core_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it has no stubs
+from playwright.sync_api import Page
+
+from accounts import roles
+from agents.models import Run
+from jobs.models import JobEvent, Wait
+from tests.browser.conftest import Open
+from tests.support.people import person
+from tests.support.tasks import PROBLEM, fleet, step, task
+
+REPORT = {
+    "report": "# A very long title of a report that has to be broken\n\n"
+    "It is so [1]. `a_very_long_identifier_that_has_no_place_to_break_it_whatever_one_does`\n\n"
+    "| Setting | Default | Since | Why |\n|---|---:|---|---|\n| `autovacuum_vacuum_threshold` | 50 | 8.1 | So |\n\n"
+    "```\nSELECT a_long_line FROM a_table_with_a_long_name WHERE the_condition IS longer THAN the_window;\n```",
+    "citations": [{"title": "A page", "url": "https://example.org/" + "deep/" * 30, "quote": "it is so"}],
+}
+
+
+def _dead() -> Run:
+    run = task("dead", input={"question": "Compare " + "every setting " * 20})
+    step(run, "a_step_with_quite_a_long_name_for_a_step", model="anthropic:claude-sonnet-4-5-20250929")
+    lost = fleet(hostname="a-machine-with-a-long-name.in.a.deep.domain.example", ended="lost")
+    JobEvent.objects.create(job=run.job, kind="state", old="running", new="queued", reason="lease-lost", worker=lost)
+    JobEvent.objects.create(job=run.job, kind="state", old="running", new="dead", reason="failed", data=PROBLEM)
+    return run
+
+
+def _waiting() -> Run:
+    run = task("waiting")
+    Wait.objects.create(job=run.job, kind="person", key="approve#0")
+    return run
+
+
+def _task(make: Callable[[], Run]) -> Callable[[], str]:
+    return lambda: f"/console/tasks/{make().pk}/"
+
+
+def _overview() -> str:
+    worker = fleet()
+    task("running", worker=worker, progress={"done": 3, "total": 9, "note": "Reading"})
+    task("queued", submitted=timedelta(minutes=9))
+    task("blocked", blocked_on=["hold:agent:helper"])
+    _dead()
+    _waiting()
+    return "/console/"
+
+
+def _list() -> str:
+    _overview()
+    task("succeeded", run={"cost_known": False})
+    return "/console/tasks/?since=24h"
+
+
+def _step() -> str:
+    run = task("succeeded")
+    return f"/console/tasks/{run.pk}/steps/{step(run, input={'a': [1, {'b': None}]}, output='words').pk}/"
+
+
+def _running() -> Run:
+    run = task("running", progress={"done": 3, "total": 9, "note": "Reading https://example.org/" + "deep/" * 20})
+    step(run)
+    return run
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "sign-in": lambda: "/accounts/login/",
+    "overview": _overview,
+    "overview-empty": lambda: "/console/",
+    "tasks": _list,
+    "tasks-empty": lambda: "/console/tasks/",
+    "task-running": _task(_running),
+    "task-dead": _task(_dead),
+    "task-blocked": _task(lambda: task("blocked")),
+    "task-waiting": _task(_waiting),
+    "task-report": _task(lambda: task("succeeded", output=REPORT)),
+    "step": _step,
+    "new-task": lambda: "/console/tasks/new/?endpoint=dig.v1",
+    "new-task-json": lambda: "/console/tasks/new/?endpoint=nested.v1",
+    "not-found": lambda: "/console/nothing/",
+}
+
+
+def violations(page: Page) -> list[Any]:
+    """Return what axe finds, short enough to read."""
+    found = Axe().run(page)["violations"]
+    return [(rule["id"], [node["target"] for node in rule["nodes"]]) for rule in found]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_accessible_and_fits(browse: Open, faults: list[str], name: str, scheme: str) -> None:
+    who = None if name == "sign-in" else person("olga", roles.OPERATOR)
+    page = browse(who, PAGES[name](), color_scheme=scheme, width=320, height=640)
+    for menu in page.locator("details[data-menu] > summary").all():
+        menu.click()
+        assert _overflow(page) == 0, "an open menu sticks out"
+        page.keyboard.press("Escape")
+    for width in (320, 768, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert _overflow(page) == 0, f"something sticks out at {width} px"
+        if width != 768:
+            assert violations(page) == [], f"at {width} px"
+    if name == "not-found":
+        faults.clear()  # the browser notes a 404 as an error
+
+
+def _overflow(page: Page) -> int:
+    return int(page.evaluate("document.documentElement.scrollWidth - innerWidth"))
