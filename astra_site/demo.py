@@ -19,6 +19,11 @@ def is_due() -> bool:
     return not User.objects.exists()
 
 
+def exists() -> bool:
+    """Whether there is still a demo user."""
+    return User.objects.filter(username__in=USERS).exists()
+
+
 def create() -> dict[str, str]:
     """Make the demo users that are missing, each in the group of its name; return their passwords."""
     with transaction.atomic():

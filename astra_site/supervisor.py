@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Self
 
+from astra_site import sessions
 from astra_site.parent import Leash
 
 FIRST_S = 1.0
 MOST_S = 30.0
 STEADY_S = 60.0
 STOP_POLL_S = 0.02
+# The kernel needs a moment to end what was killed.
+KILL_S = 5.0
 
 
 @dataclass
@@ -74,6 +77,8 @@ class Supervisor:
         self.on_death = on_death
         self.clock = clock
         self.leash = Leash()
+        #: The sessions of all children that were started and may have left something running.
+        self.sessions: set[int] = set()
 
     def step(self) -> float:
         """Collect the dead, start what is due; return the seconds until something is due again."""
@@ -89,24 +94,37 @@ class Supervisor:
         """Ask all children to stop, in the order given; kill what is left after ``grace_s`` seconds, or in a hurry."""
         running = [child.process for child in self.children if child.process is not None]
         for process in running:
-            with suppress(ProcessLookupError):
-                process.terminate()
+            process.terminate()
         deadline = time.monotonic() + grace_s
-        while any(process.poll() is None for process in running) and time.monotonic() < deadline and not is_hurried():
+        while self._goes_on() and time.monotonic() < deadline and not is_hurried():
+            for process in [process for process in running if process.poll() is not None]:
+                running.remove(process)
+                # What it started would end by itself, but need not take its time.
+                sessions.send(process.pid, signal.SIGTERM)
             time.sleep(STOP_POLL_S)
         self.kill()
         self.leash.close()
 
     def kill(self) -> None:
-        """Kill every child and what is left in its process group, now."""
+        """Kill every child and whatever any child ever started, now."""
         for child in self.children:
-            if child.process is None:
-                continue
-            if child.process.poll() is None:
+            if child.process is not None and child.process.poll() is None:
                 self.say(f"The {child.name} does not stop in time; it is killed.")
-            _kill_group(child.process)
-            child.process.wait()
-            child.process = None
+        for session in self.sessions:
+            sessions.send(session, signal.SIGKILL)
+        for child in self.children:
+            if child.process is not None:
+                child.process.wait()
+                child.process = None
+        deadline = time.monotonic() + KILL_S
+        while self._goes_on() and time.monotonic() < deadline:
+            time.sleep(STOP_POLL_S)
+
+    def _goes_on(self) -> bool:
+        if any(child.process is not None and child.process.poll() is None for child in self.children):
+            return True
+        self.sessions = {session for session in self.sessions if sessions.members(session)}
+        return bool(self.sessions)
 
     def _start(self, child: Child, now: float) -> None:
         child.process = subprocess.Popen(
@@ -114,26 +132,22 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             pass_fds=[self.leash.descriptor, *child.keeps],
             env=os.environ | self.leash.environment(),
-            # A group of its own: Ctrl-C in the terminal reaches the child only through the supervisor.
-            process_group=0,
+            # Ctrl-C in the terminal reaches the child only through us, and we know all that it starts.
+            start_new_session=True,
         )
         child.started_at = now
+        self.sessions.add(child.process.pid)
 
     def _bury(self, child: Child, status: int, now: float) -> None:
         assert child.process is not None
-        # What it forked must not go on beside its successor.
-        _kill_group(child.process)
+        pid = child.process.pid
+        child.process = None
         wait = child.backoff.after(now - child.started_at)
         child.start_at = now + wait
         self.say(f"The {child.name} {how(status)}. It starts again in {wait:.0f} s.")
-        self.on_death(child.process.pid)
-        child.process = None
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a child, if it lives, and what it left in its group."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        self.on_death(pid)
+        sessions.send(pid, signal.SIGTERM)
+        self.sessions = {session for session in self.sessions if sessions.members(session)}
 
 
 def how(status: int) -> str:

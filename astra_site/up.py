@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 WATCH_S = 1.0
 READY_POLL_S = 0.05
 ANSWER_S = 5.0
+# How long to wait for it to be ready before saying what it waits for, and again.
+PATIENCE_S = 20.0
 # What a child may take beyond its own grace time to close its connections.
 CLOSING_S = 5.0
 RELEASE_TRIES = 5
@@ -58,7 +60,9 @@ class Up:
         self.port = port
         self.lanes = _lanes(workers)
         self.demo = settings.EMBEDDED_DATABASE if demo is None else demo
+        self.has_demo_users = False
         self.passwords: dict[str, str] = {}
+        self.stopping = threading.Event()
 
     def run(self) -> None:
         """Start, run until someone asks to stop, stop."""
@@ -126,6 +130,7 @@ class Up:
         self.lanes = self.lanes or _lanes_configured()
         if self.demo and demo.is_due():
             self.passwords = demo.create()
+        self.has_demo_users = demo.exists()
 
     def _supervise(self, listener: socket.socket, servers: embedded.Servers) -> None:
         """Run the children until someone asks to stop; stop them, and the sockets they would serve, first."""
@@ -140,10 +145,12 @@ class Up:
                     watch.look()
                     signals.wait(min(due, WATCH_S))
             finally:
+                self.stopping.set()
                 say("Astra stops.")
                 listener.close()
                 asked = signals.asked
                 supervisor.stop(settings.GRACE_SECONDS + CLOSING_S, is_hurried=lambda: signals.asked > asked)
+                self._show_passwords()
 
     def _children(self, listener: socket.socket) -> list[Child]:
         """Return the processes to run, in the order in which they are asked to stop."""
@@ -159,30 +166,41 @@ class Up:
 
     def _announce(self) -> None:
         """Say that Astra is ready, once the site answers and every lane has its worker."""
-        while not self._is_ready():
-            time.sleep(READY_POLL_S)
+        complain_at = time.monotonic() + PATIENCE_S
+        while missing := self._what_is_missing():
+            if self.stopping.wait(READY_POLL_S):
+                return
+            if time.monotonic() > complain_at:
+                say(f"Astra is not ready yet: {missing}")
+                complain_at += PATIENCE_S
         say(f"Astra is ready at {self.url}")
         if self.reach != self.host and settings.ALLOWED_HOSTS == settings.OWN_HOSTS:
             say("It answers only under names of this machine; add others with ASTRA_ALLOWED_HOSTS.")
-        if self.passwords:
-            say("Sign in as one of the demo users. These passwords are shown only now:")
-            for name, password in self.passwords.items():
-                say(f"  {name:<10} {password}")
-        elif self.demo:
+        if self.has_demo_users and not self.passwords:
             say(f"Forgot a demo user's password? Set a new one: {sys.executable} manage.py changepassword operator")
+        self._show_passwords()
 
-    def _is_ready(self) -> bool:
+    def _show_passwords(self) -> None:
+        """Show the new demo users' passwords, unless that was done."""
+        passwords, self.passwords = self.passwords, {}
+        if passwords:
+            say("Sign in as one of the demo users. These passwords are shown only now:")
+        for name, password in passwords.items():
+            say(f"  {name:<10} {password}")
+
+    def _what_is_missing(self) -> str:
         """Ask the site itself, as a load balancer would; the lanes that this run leaves out are not waited for."""
         client = http.client.HTTPConnection(self.reach, self.port, timeout=ANSWER_S)
         try:
             client.request("GET", "/readyz", headers={"Host": _allowed_host()})
             answer: dict[str, Any] = json.loads(client.getresponse().read())
         except (OSError, ValueError, http.client.HTTPException):
-            return False
+            return "The web server does not answer."
         finally:
             client.close()
-        others = {fault for check, fault in answer["checks"].items() if check != "lanes"}
-        return others == {"ok"} and set(answer["idle_lanes"]).isdisjoint(self.lanes)
+        idle = sorted(set(answer["idle_lanes"]) & self.lanes.keys())
+        faults = [fault for check, fault in answer["checks"].items() if check != "lanes" and fault != "ok"]
+        return " ".join([*faults, *([f"No worker serves {', '.join(idle)}."] if idle else [])])
 
 
 class Watch:

@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from astra_site import sessions
 from astra_site.parent import PIPE
 from astra_site.supervisor import FIRST_S, MOST_S, STEADY_S, Backoff, Child, Signals, Supervisor, how
 
 DEADLINE_S = 30.0
 FOREVER = "import time; print('up', flush=True); time.sleep(600)"
+LEAVES_A_PROCESS = "import os, time; os.fork() or os.setpgrp(); time.sleep(600)"
 STUBBORN = """
 import pathlib, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -147,28 +149,36 @@ def test_the_death_of_one_child_leaves_the_others_alone(stages: list[Stage]) -> 
 
 
 def test_stopping_ends_all_children_and_what_they_left_behind(stages: list[Stage]) -> None:
-    forks = "import os, time; os.fork(); print('up', flush=True); time.sleep(600)"
-    stages.append(stage := Stage(FOREVER, forks))
+    stages.append(stage := Stage(FOREVER, LEAVES_A_PROCESS))
     stage.supervisor.step()
-    group = stage.process(1).pid
-    until(lambda: len(members(group)) == 2)
+    session = stage.process(1).pid
+    until(lambda: len(sessions.members(session)) == 2)
     stage.supervisor.stop(DEADLINE_S)
-    until(lambda: members(group) == [])
+    assert sessions.members(session) == []
     assert stage.said == []
     assert not any(child.is_running for child in stage.supervisor.children)
 
 
-def members(group: int) -> list[int]:
-    """Return the living processes of a group."""
-    found = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
-    return [pid for pid in found if group_of(pid) == group and is_alive(pid)]
+def test_what_a_dead_child_left_behind_is_asked_to_end(stages: list[Stage]) -> None:
+    stages.append(stage := Stage(LEAVES_A_PROCESS))
+    stage.supervisor.step()
+    session = stage.process().pid
+    until(lambda: len(sessions.members(session)) == 2)
+    stage.process().kill()
+    stage.step_until(lambda: bool(stage.dead))
+    until(lambda: sessions.members(session) == [])
 
 
-def group_of(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
+def test_what_a_dead_child_left_behind_is_killed_in_the_end_if_it_does_not_listen(stages: list[Stage]) -> None:
+    stages.append(stage := Stage(f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {LEAVES_A_PROCESS}"))
+    stage.supervisor.step()
+    session = stage.process().pid
+    until(lambda: len(sessions.members(session)) == 2)
+    stage.process().kill()
+    stage.step_until(lambda: bool(stage.dead))
+    assert len(sessions.members(session)) == 1
+    stage.supervisor.stop(0.1)
+    assert sessions.members(session) == []
 
 
 def test_a_child_that_does_not_stop_in_time_is_killed_and_said_so(stages: list[Stage], tmp_path: Path) -> None:
