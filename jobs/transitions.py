@@ -16,6 +16,7 @@ from jobs.states import ENDED, LIVE, TRANSITIONS, State
 
 PARTITION = "partition"
 VERSION = "version"
+UNKNOWN_HANDLER = "unknown-handler"
 
 #: What a script needs to know of a job to change its state.
 COLUMNS = (
@@ -102,6 +103,7 @@ def change(
     values = [Jsonb(value) if isinstance(value, dict) else value for value in columns.values()]
     written = yield (
         f"WITH changed AS (UPDATE jobs_job SET {assignments} WHERE id = %s AND state = %s RETURNING id, fence)"
+        f"{_time_idempotency_key(old, new)}"
         " INSERT INTO jobs_jobevent (job_id, kind, old, new, fence, worker_id, actor, reason, data)"
         " SELECT id, 'state', %s, %s, fence, %s, %s, %s, %s FROM changed RETURNING id",
         [*values, job["id"], old, old, new, job["worker_id"], actor, reason, Jsonb(data) if data else None],
@@ -111,7 +113,6 @@ def change(
     yield from _tell_handler(job, old, new, reason, outcome, redrive)
     if new is State.QUEUED:
         yield Wake(lane)
-    yield from _time_idempotency_key(job, old, new)
     if new in ENDED or new is State.BLOCKED:
         yield from promote_partition(job["partition_key"])
 
@@ -124,12 +125,15 @@ def _tag(job: Row, old: State, columns: dict[str, Any]) -> Script[int]:
     return (yield from next_tag(lane, job["priority"], job["user_id"]))
 
 
-def _time_idempotency_key(job: Row, old: State, new: State) -> Script[None]:
+def _time_idempotency_key(old: State, new: State) -> str:
     """Let the key of a job that ends live for another day, and that of a job sent back as long as the job."""
     if new in ENDED:
-        yield "UPDATE jobs_idempotencykey SET expires_at = now() + interval '24 hours' WHERE job_id = %s", [job["id"]]
+        expiry = "now() + interval '24 hours'"
     elif old in ENDED:
-        yield "UPDATE jobs_idempotencykey SET expires_at = NULL WHERE job_id = %s", [job["id"]]
+        expiry = "NULL"
+    else:
+        return ""
+    return f", key AS (UPDATE jobs_idempotencykey SET expires_at = {expiry} FROM changed WHERE job_id = changed.id)"
 
 
 def _tell_handler(job: Row, old: State, new: State, reason: str, outcome: Outcome | None, redrive: str) -> Script[None]:
