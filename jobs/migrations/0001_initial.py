@@ -414,6 +414,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="job",
+            index=models.Index(condition=models.Q(("state", "dead")), fields=["-finished_at"], name="job_dead"),
+        ),
+        migrations.AddIndex(
+            model_name="job",
             index=models.Index(fields=["user", "-id"], name="job_by_user"),
         ),
         migrations.AddIndex(

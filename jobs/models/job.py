@@ -106,6 +106,8 @@ class Job(models.Model):
             models.Index(fields=["id"], condition=Q(state="blocked"), name="job_blocked"),
             # State tabs of the console, newest first.
             models.Index(fields=["state", "-id"], name="job_by_state"),
+            # Dead letters by when they came: the overview.
+            models.Index(fields=["-finished_at"], condition=Q(state="dead"), name="job_dead"),
             # A user's own tasks, newest first.
             models.Index(fields=["user", "-id"], name="job_by_user"),
             # Recently ended jobs per lane, for throughput and the estimated wait.
