@@ -1,5 +1,5 @@
 """The programs that come with Astra. Importing this package registers them."""
 
-from agents.programs import loop
+from agents.programs import loop, research
 
-__all__ = ["loop"]
+__all__ = ["loop", "research"]

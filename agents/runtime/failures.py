@@ -35,12 +35,21 @@ def as_run_error(error: BaseException, kind: type[ProgramError] = ProgramError, 
 
 def _our_frame(trace: TracebackType | None) -> tuple[FrameType | None, int]:
     """Return the innermost frame that is neither a library's nor the runtime's, or the innermost of all."""
-    best: tuple[FrameType | None, int] = (None, 0)
-    ours: tuple[FrameType | None, int] = (None, 0)
+    frames: list[tuple[FrameType, int]] = []
+    caller = trace.tb_frame.f_back if trace else None
     while trace is not None:
-        best = (trace.tb_frame, trace.tb_lineno)
-        module = str(trace.tb_frame.f_globals.get("__name__", ""))
-        if not module.startswith(_RUNTIME) and not trace.tb_frame.f_code.co_filename.startswith(_LIBRARIES):
-            ours = best
+        frames.append((trace.tb_frame, trace.tb_lineno))
         trace = trace.tb_next
-    return ours if ours[0] is not None else best
+    ours = next((found for found in reversed(frames) if _is_ours(found[0])), None)
+    if ours is not None:
+        return ours
+    while caller is not None:  # caught inside the runtime: whoever called it has not been passed yet
+        if _is_ours(caller):
+            return caller, caller.f_lineno
+        caller = caller.f_back
+    return frames[-1] if frames else (None, 0)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__", ""))
+    return not module.startswith(_RUNTIME) and not frame.f_code.co_filename.startswith(_LIBRARIES)
