@@ -57,10 +57,8 @@ class Branch:
             Misuse: the name is not one to make keys of.
         """
         seen = self.counts.get(name, 0)
-        if not seen and not (isinstance(name, str) and _NAME.fullmatch(name)):
-            raise self.gate.misuse(
-                f"{name!r} is no name for a step: use up to 120 letters, digits, spaces and . : @ + - _"
-            )
+        if not seen:
+            self.gate.check_name(name)
         self.counts[name] = seen + 1
         return f"{self.path}{name}#{seen + 1}"
 
@@ -100,6 +98,15 @@ class Gate:
         error = Misuse(detail)
         self.stop(error)
         return error
+
+    def check_name(self, name: str) -> None:
+        """Refuse a name that would spoil keys.
+
+        Raises:
+            Misuse: it is empty, too long, or has characters that keys use themselves.
+        """
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise self.misuse(f"{name!r} is no name for a step: use up to 120 letters, digits, spaces and . : @ + - _")
 
     def check(self) -> None:
         """Raise what stopped the run, if anything did: a cancelled run goes on being cancelled."""

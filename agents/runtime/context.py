@@ -296,6 +296,7 @@ class RunContext:
         So `if ctx.patched("cite-pages"): …new way… else: …old way…` lets a program change under runs in flight.
         """
         with self.gate.enter("patched"):
+            self.gate.check_name(tag)
             return self.recorder.patched(tag)
 
     # --- for those who run it ------------------------------------------------------------------------------------

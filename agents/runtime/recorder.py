@@ -203,7 +203,7 @@ class Recorder:
             self._patches[tag] = known or not self.replaying
             if self._patches[tag] and not known:
                 now = self.clock()
-                self._markers.append(StepRecord(key, f"patched {tag}", "value", digest(key), None, True, now, now))
+                self._markers.append(StepRecord(key, "patched", "value", digest(key), None, True, now, now))
         return self._patches[tag]
 
     async def progress(self, done: int, total: int | None, note: str) -> None:

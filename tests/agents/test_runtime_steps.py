@@ -420,11 +420,15 @@ def test_a_patch_is_recorded_once_and_before_any_step_of_any_branch_that_relies_
 
 @pytest.mark.parametrize("name", ["", "a/b", "a#1", "a!", " a", "x" * 121, "a\nb", 3])
 def test_a_name_that_would_spoil_keys_is_refused(name: Any) -> None:
-    async def program(ctx: RunContext) -> None:
+    async def step(ctx: RunContext) -> None:
         await ctx.step(name, lambda: None)
 
-    with pytest.raises(Misuse, match="is no name for a step"):
-        run(go(program))
+    async def patch(ctx: RunContext) -> None:
+        ctx.patched(name)
+
+    for program in (step, patch):
+        with pytest.raises(Misuse, match="is no name for a step"):
+            run(go(program))
 
 
 def test_a_call_on_ctx_inside_a_step_is_refused() -> None:
