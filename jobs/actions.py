@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from audit.trail import Actor
 from jobs import script, wakeups
 from jobs.script import Row, Script
 from jobs.states import REDRIVABLE, State
-from jobs.transitions import VERSION, change, lock, make_ready
+from jobs.transitions import UNKNOWN_HANDLER, VERSION, change, lock, make_ready
 
 
 class UnknownJob(LookupError):
@@ -66,7 +67,7 @@ class Cancel(_Action):
             if fresh:
                 self._record("cancel", job, state)
         if state is State.RUNNING:
-            wakeups.nudge(job_id)
+            transaction.on_commit(partial(wakeups.nudge, job_id))
         return state
 
     def _cancel(self, job_id: UUID) -> Script[tuple[Row, State, bool]]:
@@ -97,7 +98,8 @@ class Redrive(_Action):
         """Redrive; return the new state.
 
         Raises:
-            InvalidState: only dead letters, cancelled jobs and jobs blocked on their version can be redriven.
+            InvalidState: only dead letters, cancelled jobs and jobs whose program or handler the worker did not have
+                can be redriven.
             UnknownJob: there is no such job.
         """
         with transaction.atomic():
@@ -107,8 +109,9 @@ class Redrive(_Action):
 
     def _redrive(self, job_id: UUID) -> Script[tuple[Row, State]]:
         job = yield from self._locked(job_id)
-        on_version = job["state"] == State.BLOCKED and VERSION in job["blocked_on"]
-        if job["state"] not in REDRIVABLE and not on_version:
+        # A person has put right what a worker could not: the reason goes, others stay.
+        put_right = job["state"] == State.BLOCKED and not {VERSION, UNKNOWN_HANDLER}.isdisjoint(job["blocked_on"])
+        if job["state"] not in REDRIVABLE and not put_right:
             raise InvalidState(job_id, job["state"], "redriven")
         sets = {
             "generation": job["generation"] + 1,

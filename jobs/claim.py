@@ -150,7 +150,14 @@ def _fail(job: Row, outcome: Failed) -> Script[None]:
 
 
 def _park(job: Row, outcome: Parked) -> Script[None]:
-    """Write the waits and leave the worker. A wait that was resolved before is not opened again."""
+    """Write the waits and leave the worker. A wait that was resolved before is not opened again.
+
+    These are all it waits for: what an earlier generation asked for and this one does not is no longer of interest.
+    """
+    yield (
+        "DELETE FROM jobs_wait WHERE job_id = %s AND resolved_at IS NULL AND NOT key = ANY(%s)",
+        [job["id"], [wait.key for wait in outcome.waits]],
+    )
     for wait in outcome.waits:
         yield (
             "INSERT INTO jobs_wait (job_id, kind, key, until) VALUES (%s, %s, %s, %s)"

@@ -34,8 +34,12 @@ def lift(key: str, reason: str) -> Script[bool]:
 # Each sweep below first finds a page of jobs, then locks and looks at one after the other, a transaction each: so it
 # never holds two partitions at once, and any number of processes may sweep side by side.
 
+# A live worker serves the lane / and has loaded what is required.
+_SERVED = """
+EXISTS (SELECT 1 FROM jobs_worker w WHERE w.ended_at IS NULL AND w.lease_until > now() AND {lane} = ANY(w.lanes))
+"""
 _SERVABLE = """
-EXISTS (SELECT 1 FROM jobs_worker w WHERE w.ended_at IS NULL AND w.lease_until > now()
+EXISTS (SELECT 1 FROM jobs_worker w WHERE w.ended_at IS NULL AND w.lease_until > now() AND {lane} = ANY(w.lanes)
         AND {requires} = ANY(w.capabilities))
 """
 
@@ -59,10 +63,11 @@ def unservable(limit: int = 500) -> Script[list[UUID]]:
     """
     rows = yield (
         "WITH wanted AS (SELECT DISTINCT lane, requires FROM jobs_job WHERE state = 'queued' AND requires IS NOT NULL),"
-        " missing AS (SELECT lane, requires FROM wanted q"
-        "   WHERE EXISTS (SELECT 1 FROM jobs_worker w WHERE w.ended_at IS NULL AND w.lease_until > now()"
-        "                 AND q.lane = ANY(w.lanes))"
-        "   AND NOT " + _SERVABLE.format(requires="q.requires") + ")"
+        " missing AS (SELECT lane, requires FROM wanted q WHERE "
+        + _SERVED.format(lane="q.lane")
+        + " AND NOT "
+        + _SERVABLE.format(lane="q.lane", requires="q.requires")
+        + ")"
         " SELECT j.id FROM jobs_job j JOIN missing m USING (lane, requires) WHERE j.state = 'queued' LIMIT %s",
         [limit],
     )
@@ -76,10 +81,9 @@ def block(job_id: UUID) -> Script[bool]:
         return False
     rows = yield "SELECT DISTINCT key FROM jobs_hold WHERE key = ANY(%s) ORDER BY key", [job["hold_keys"]]
     blocked_on = [f"hold:{row['key']}" for row in rows]
-    if job["requires"] is not None:
-        rows = yield "SELECT " + _SERVABLE.format(requires="%s") + " AS servable", [job["requires"]]
-        if not rows[0]["servable"]:
-            blocked_on.append(NO_WORKER + job["requires"])
+    served, servable = yield from _look_at_workers(job)
+    if served and not servable:
+        blocked_on.append(NO_WORKER + job["requires"])
     if not blocked_on:
         return False
     yield from change(job, State.BLOCKED, reason="held", blocked_on=blocked_on)
@@ -100,7 +104,7 @@ def unblockable(limit: int = 500) -> Script[list[UUID]]:
         "      AND o.id <> j.id AND o.state IN ('scheduled', 'blocked', 'queued', 'running', 'waiting')"
         "      AND (o.state IN ('queued', 'running', 'waiting') OR o.id < j.id)))"
         " AND (j.requires IS NULL OR NOT EXISTS (SELECT 1 FROM unnest(j.blocked_on) r WHERE r LIKE 'no-worker:%%')"
-        "      OR " + _SERVABLE.format(requires="j.requires") + ")"
+        "      OR " + _SERVABLE.format(lane="j.lane", requires="j.requires") + ")"
         " ORDER BY j.id LIMIT %s",
         [limit],
     )
@@ -112,11 +116,21 @@ def unblock(job_id: UUID) -> Script[bool]:
     job = yield from lock(job_id)
     if job is None or job["state"] != State.BLOCKED:
         return False
-    if job["requires"] is not None:
-        rows = yield "SELECT " + _SERVABLE.format(requires="%s") + " AS servable", [job["requires"]]
-        if rows[0]["servable"]:
-            job["blocked_on"] = [reason for reason in job["blocked_on"] if not reason.startswith(NO_WORKER)]
+    _, servable = yield from _look_at_workers(job)
+    if servable:
+        job["blocked_on"] = [reason for reason in job["blocked_on"] if not reason.startswith(NO_WORKER)]
     return (yield from reconsider(job))
+
+
+def _look_at_workers(job: Row) -> Script[tuple[bool, bool]]:
+    """Tell whether a live worker serves the job's lane, and whether one of them has loaded what it requires."""
+    if job["requires"] is None:
+        return True, True
+    rows = yield (
+        f"SELECT {_SERVED.format(lane='%s')} AS served, {_SERVABLE.format(lane='%s', requires='%s')} AS servable",
+        [job["lane"], job["lane"], job["requires"]],
+    )
+    return rows[0]["served"], rows[0]["servable"]
 
 
 def _ids(rows: list[Row]) -> list[UUID]:

@@ -23,6 +23,9 @@ from jobs.transitions import change, lock, reasons
 logger = logging.getLogger(__name__)
 
 PAGE = 500
+#: A reconciler that has not seen the database for longer cannot tell a dead worker from one that was away as well: a
+#: lease that is renewed as it should be outlives a shorter gap. Seconds.
+GAP_S = lease.LEASE_S - lease.RENEW_S
 #: How long a statement waits for a lock: a process that was stopped while it held one must not stop us too.
 LOCK_TIMEOUT = "3s"
 #: Operational errors of PostgreSQL that are nobody's outage.
@@ -124,7 +127,7 @@ def resolve_due_waits() -> None:
     """Resolve waits whose time, or deadline, has come."""
     for job_id, key in script.run(waits.due()):
         with _each_by_itself("job", job_id):
-            script.run(waits.resolve(job_id, key, None))
+            script.run(waits.expire(job_id, key))
 
 
 def _each(found: Iterable[UUID], what: Callable[[UUID], Script[object]]) -> None:
@@ -144,18 +147,26 @@ OWN_SWEEPS = (
 )
 
 
+def _clock() -> float:
+    """Return seconds that pass while the machine sleeps too, where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 @dataclass(slots=True)
 class Reconciler:
     """One process's reconciler. Any number of them may run at once."""
 
     every_s: float = 1.0
-    clock: Callable[[], float] = time.monotonic
-    #: No lease is expired before this: after an outage of PostgreSQL the workers get one lease to come back.
+    clock: Callable[[], float] = _clock
+    #: No lease is expired before this. After an outage of PostgreSQL, and after any time in which nobody looked or
+    #: nothing answered (a stalled disk, a laptop that slept), the workers get one lease to come back.
     patient_until: float = 0.0
+    _looked_at: float | None = None
     _last: dict[str, float] = field(default_factory=dict)
 
     def run(self, stop: threading.Event) -> None:
         """Reconcile until told to stop."""
+        self._be_patient()  # for nobody knows what was before
         while not stop.is_set():
             self.tick()
             stop.wait(self.every_s)
@@ -166,8 +177,7 @@ class Reconciler:
         try:
             with connection.cursor() as cursor:
                 cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
-            if self.clock() >= self.patient_until:
-                expire_leases()
+            self._expire_leases()
             for sweep in (*OWN_SWEEPS, *registered()):
                 now = self.clock()
                 if now - self._last.get(sweep.name, float("-inf")) >= sweep.every_s:
@@ -180,8 +190,25 @@ class Reconciler:
             if not is_outage(error):
                 logger.exception("the reconciler failed", extra={"action": "reconcile_failed"})
                 return
-            self.patient_until = self.clock() + lease.LEASE_S + 1
+            self._be_patient()
             logger.warning("the database does not answer: %s", error, extra={"action": "database_outage"})
+        finally:
+            self._looked_at = self.clock()
+
+    def _expire_leases(self) -> None:
+        now = self.clock()
+        if self._looked_at is not None and now - self._looked_at > GAP_S:
+            self._be_patient()
+            logger.warning(
+                "nobody has looked for %.1f s: workers get one lease to show up",
+                now - self._looked_at,
+                extra={"action": "reconciler_was_away"},
+            )
+        if now >= self.patient_until:
+            expire_leases()
+
+    def _be_patient(self) -> None:
+        self.patient_until = self.clock() + lease.LEASE_S + 1
 
     def _sweep(self, sweep: Sweep) -> None:
         try:

@@ -19,6 +19,7 @@ from jobs import handlers, script
 from jobs.claim import StaleFence, finish
 from jobs.handlers import Blocked, Cancelled, Claim, Failed, HandedBack, Outcome
 from jobs.pool import drop_broken, get_pool
+from jobs.transitions import UNKNOWN_HANDLER
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ class Runner:
         except handlers.UnknownHandler as error:
             logger.error("job %s: %s", claim.job_id, error, extra={"action": "unknown_handler"})
             problem = {"type": "/problems/unknown-handler", "title": "No handler for this job", "detail": str(error)}
-            return Blocked("unknown-handler", problem)
+            return Blocked(UNKNOWN_HANDLER, problem)
         if running.why is not None:
             return _interrupted(running.why, None)
         limit = asyncio.timeout(claim.time_limit_s)

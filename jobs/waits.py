@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from jobs.script import Script
+from jobs.script import Row, Script
 from jobs.states import State
 from jobs.transitions import lock, make_ready
 
@@ -36,11 +36,35 @@ def resolve(job_id: UUID, key: str, result: Any, *, kind: str | None = None) -> 
         )
         if not rows:
             return False
-    if job["state"] == State.WAITING:
-        still = yield "SELECT 1 FROM jobs_wait WHERE job_id = %s AND resolved_at IS NULL LIMIT 1", [job_id]
-        if not still:
-            yield from make_ready(job, reason="resolved")
+    yield from _go_on(job)
     return True
+
+
+def expire(job_id: UUID, key: str) -> Script[bool]:
+    """Resolve one wait with nothing, because its time or its deadline has come. Returns False if it has not.
+
+    Asks again under the lock: since it was found due, a redrive may have made way for a new wait of the same key.
+    """
+    job = yield from lock(job_id)
+    if job is None:
+        return False
+    rows = yield (
+        "UPDATE jobs_wait SET resolved_at = now(), result = 'null' WHERE job_id = %s AND key = %s"
+        " AND resolved_at IS NULL AND until <= now() RETURNING id",
+        [job_id, key],
+    )
+    if rows:
+        yield from _go_on(job)
+    return bool(rows)
+
+
+def _go_on(job: Row) -> Script[None]:
+    """Make a parked job ready if nothing is left to wait for."""
+    if job["state"] != State.WAITING:
+        return
+    still = yield "SELECT 1 FROM jobs_wait WHERE job_id = %s AND resolved_at IS NULL LIMIT 1", [job["id"]]
+    if not still:
+        yield from make_ready(job, reason="resolved")
 
 
 def due(limit: int = 200) -> Script[list[tuple[UUID, str]]]:
