@@ -8,14 +8,15 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from django.contrib.auth.models import User
 from django.core.exceptions import EmptyResultSet
 from django.db import OperationalError, connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from accounts import roles
-from agents import queries
-from agents.models import Run
+from agents import queries, registry
+from agents.models import AgentVersion, Run
 from agents.modes import Mode
 from agents.queries import TaskFilter
 from jobs.queries import Bounded
@@ -77,11 +78,19 @@ class ListFilter:
         return [(name, words[name]) for name in _LINKED if getattr(self, name)]
 
     def apply(self, runs: QuerySet[Run], *, with_state: bool = True) -> QuerySet[Run]:
-        """Narrow the tasks down."""
+        """Narrow the tasks down.
+
+        Names are looked up first: knowing their ids, the planner finds the index that serves them.
+        """
         status = (self.state,) if self.state and with_state else ()
-        runs = queries.matching(runs, TaskFilter(status=status, endpoint=self.endpoint, agent=self.agent, q=self.q))
+        runs = queries.matching(runs, TaskFilter(status=status, q=self.q))
+        if self.endpoint:
+            known = registry.current().endpoints.get(self.endpoint)
+            runs = runs.filter(endpoint_id=known.id) if known else runs.none()
+        if self.agent:
+            runs = runs.filter(agent_id__in=_ids(AgentVersion.objects.filter(name=self.agent)))
         if self.user:
-            runs = runs.filter(user__username=self.user)
+            runs = runs.filter(user_id__in=_ids(User.objects.filter(username=self.user)))
         if self.lane:
             runs = runs.filter(job__lane=self.lane)
         if self.mode:
@@ -125,7 +134,8 @@ def _counts(runs: QuerySet[Run]) -> dict[str, Bounded] | None:
     parts: list[str] = []
     params: list[Any] = []
     for state in State:
-        query = runs.filter(job__state=state.value).order_by().values("pk")[: TAB_UP_TO + 1].query
+        # In the order of the list, for the tasks that are live are the newest: from there the planner walks least.
+        query = runs.filter(job__state=state.value).order_by("-job_id").values("pk")[: TAB_UP_TO + 1].query
         try:
             sql, values = query.sql_with_params()
         except EmptyResultSet:  # a search that nothing can match
@@ -143,6 +153,10 @@ def _counts(runs: QuerySet[Run]) -> dict[str, Bounded] | None:
             raise
         return None
     return {state: Bounded.of(number, TAB_UP_TO) for state, number in rows}
+
+
+def _ids(rows: QuerySet[Any]) -> list[int]:
+    return list(rows.values_list("pk", flat=True))
 
 
 def _first_id(at: datetime) -> UUID:
