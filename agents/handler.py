@@ -13,14 +13,14 @@ from agents.journal import RunJournal
 from agents.modes import policy
 from agents.runtime import program
 from agents.runtime.context import Options, RunContext
-from agents.runtime.errors import ProgramError, RunError, VersionMismatch
+from agents.runtime.errors import JournalUnavailable, ProgramError, RunError, VersionMismatch
 from agents.runtime.ports import Superseded
 from agents.runtime.run import execute
 from agents.runtime.types import Budget
 from jobs.claim import StaleFence
-from jobs.handlers import Blocked, Claim, Failed, Outcome, Succeeded, Transition
+from jobs.handlers import Blocked, Claim, Failed, HandedBack, Outcome, Succeeded, Transition
 from jobs.retry import RetryPolicy
-from jobs.runner import persist
+from jobs.runner import OUTAGE, persist
 from jobs.script import Row, Script
 from jobs.transitions import VERSION
 
@@ -63,6 +63,8 @@ class RunHandler:
         except VersionMismatch as error:
             return Blocked(VERSION, error.as_problem())
         except RunError as error:
+            if isinstance(error, JournalUnavailable) and isinstance(error.__cause__, OUTAGE):
+                return HandedBack()  # the database is away: nobody's failure
             return _failed(error, spec.name)
         problem = services.check_output(row["endpoint_definition"], result.output)
         if problem is not None:
