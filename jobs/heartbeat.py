@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
+from django.db import close_old_connections
 
 from jobs import lease, script
 from jobs.pool import conninfo
@@ -31,10 +32,10 @@ T = TypeVar("T")
 class Heartbeat:
     """Register the process as a worker, renew its lease, and say what the database says back.
 
-    All callbacks run on the event loop. It has a connection of its own: no crowd at a pool keeps it from renewing.
+    Callbacks run on the event loop. It has a connection of its own: no crowd at a pool keeps it from renewing.
 
     Args:
-        capabilities: what the process has loaded, asked at each beat.
+        capabilities: what the process has loaded. Asked every two seconds, in a thread where it may take its time.
         on_stop: one of our jobs was asked to stop.
         on_lost: a lease of ours was declared lost; its jobs are no longer ours. A new one is begun at once.
     """
@@ -61,18 +62,23 @@ class Heartbeat:
         self._stalled = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
+        self._loaded: Sequence[str] = ()
+        self._loading = threading.Thread(target=self._load_until_stopped, name="capabilities", daemon=True)
         self._connection: psycopg.Connection[Any] | None = None
         self.worker_id: UUID | None = None
 
     def start(self) -> None:
         """Register, then beat in a thread. Raises what the database raises if it is away."""
+        self._loaded = self._capabilities()
+        close_old_connections()
         self.register()
         self._loop.call_soon_threadsafe(self._tick)
         self._thread.start()
+        self._loading.start()
 
     def register(self) -> UUID:
         """Begin a lease of our own."""
-        self.worker_id = self._do(lease.register(self._slots, self._capabilities(), self._version))
+        self.worker_id = self._do(lease.register(self._slots, self._loaded, self._version))
         return self.worker_id
 
     def stop(self) -> None:
@@ -114,6 +120,14 @@ class Heartbeat:
                 logger.exception("the heartbeat failed", extra={"action": "heartbeat_failed"})
             wait_s = lease.RENEW_S if beaten else RETRY_S
 
+    def _load_until_stopped(self) -> None:
+        while not self._stopping.wait(lease.RENEW_S):
+            try:
+                self._loaded = self._capabilities()
+            except Exception as error:
+                logger.warning("could not see what is loaded: %s", error, extra={"action": "capabilities_unknown"})
+            close_old_connections()
+
     def beat(self) -> bool:
         """Renew once. Returns False if the loop has stalled, so nothing was renewed."""
         assert self.worker_id is not None
@@ -137,5 +151,5 @@ class Heartbeat:
             return True
         for job_id in stops:
             self._loop.call_soon_threadsafe(self._on_stop, job_id)
-        self._do(lease.update_capabilities(self.worker_id, self._capabilities()))
+        self._do(lease.update_capabilities(self.worker_id, self._loaded))
         return True

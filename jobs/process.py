@@ -18,7 +18,7 @@ def _version() -> str:
 class Hooks:
     """Filled once, when the apps above are set up."""
 
-    #: What this process has loaded; asked at each heartbeat, so it must be quick.
+    #: What this process has loaded; asked every two seconds, in a thread of its own.
     capabilities: Callable[[], Sequence[str]] = tuple
     #: Awaited on the loop when the process stops: pooled clients are closed here.
     on_shutdown: list[Callable[[], Awaitable[None]]] = field(default_factory=list)

@@ -19,7 +19,7 @@ from astra_site.embedded.server import Server
 from audit.trail import SYSTEM
 from jobs import lease
 from jobs.actions import Cancel
-from jobs.models import Job, Worker
+from jobs.models import Job, JobEvent, Worker
 from tests.support.history import Tracked, track
 from tests.support.processes import Process, Processes, eventually, moved_to, reconnect
 
@@ -47,10 +47,11 @@ def fleet(own_servers: Servers) -> Iterator[dict[str, Process]]:
 
 @pytest.fixture(autouse=True)
 def _nobody_crashed(fleet: dict[str, Process]) -> Iterator[None]:
-    """See after each test that the same two processes live, and that no lease was lost."""
+    """See after each test that the same two processes live, and that the worker kept its lease and its jobs."""
     yield
     assert [name for name, process in fleet.items() if not process.is_alive] == []
-    assert not Worker.objects.filter(end__in=["lost", "died"]).exists()
+    assert Worker.objects.filter(pid=fleet["worker"].pid).count() == 1
+    assert not JobEvent.objects.filter(reason__in=["lease-lost", "worker-died", "worker-stopped"]).exists()
 
 
 @pytest.fixture
