@@ -20,6 +20,7 @@ _SOURCES = ("citations", "sources")
 class Source:
     """A page that the text rests on. ``url`` is empty when it is no web address."""
 
+    number: int
     title: str
     url: str
     host: str
@@ -35,8 +36,12 @@ class Answer:
     rest: Any
 
 
-def read(output: Any) -> Answer | None:
-    """Return the text and the sources of an output, or None where it holds no text."""
+def read(output: Any, given: Any = None) -> Answer | None:
+    """Return the text and the sources of an output, or None where it holds no text.
+
+    Args:
+        given: the input; what the output only repeats of it is left out of the rest.
+    """
     if isinstance(output, str):
         return Answer(markdown.render(output), (), None)
     if not isinstance(output, Mapping):
@@ -45,12 +50,15 @@ def read(output: Any) -> Answer | None:
     if name is None:
         return None
     cited = next((key for key in _SOURCES if isinstance(output.get(key), list)), None)
-    sources = [source for item in output[cited] if (source := _source(item))] if cited else []
-    rest = {key: value for key, value in output.items() if key not in (name, cited) and value not in (None, "", [], {})}
-    return Answer(markdown.render(output[name], sources=len(sources)), sources, rest or None)
+    items = output[cited] if cited else []
+    sources = [source for place, item in enumerate(items, 1) if (source := _source(item, place))]
+    repeated = [None, "", [], {}, given, *(given.values() if isinstance(given, Mapping) else ())]
+    rest = {key: value for key, value in output.items() if key not in (name, cited) and value not in repeated}
+    numbers = {source.number for source in sources}
+    return Answer(markdown.render(output[name], sources=numbers), sources, rest or None)
 
 
-def _source(item: Any) -> Source | None:
+def _source(item: Any, place: int) -> Source | None:
     if isinstance(item, str):
         item = {"url": item}
     if not isinstance(item, Mapping):
@@ -63,4 +71,6 @@ def _source(item: Any) -> Source | None:
     if parts.scheme not in ("http", "https"):
         url = ""
     title = str(item.get("title") or item.get("name") or item.get("url") or "Untitled")
-    return Source(title, url, f"{parts.netloc}{parts.path}" if url else "", str(item.get("quote") or ""))
+    number = item.get("n")
+    number = number if type(number) is int else place
+    return Source(number, title, url, f"{parts.netloc}{parts.path}" if url else "", str(item.get("quote") or ""))

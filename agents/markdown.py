@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import nh3
 from django.utils.safestring import SafeString
@@ -25,11 +25,11 @@ _MARK = re.compile(r"\[(\d{1,3})\]")
 _parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable("image")
 
 
-def render(text: str, *, sources: int = 0) -> SafeString:
+def render(text: str, *, sources: Collection[int] = ()) -> SafeString:
     """Return Markdown as sanitised HTML: no HTML of its own, no images, links to http(s) and mail alone.
 
     Args:
-        sources: how many sources are listed below the text; ``[2]`` becomes a link to ``#source-2`` if there is one.
+        sources: the numbers of the sources listed below the text; ``[2]`` becomes a link to ``#source-2`` if it is one.
     """
     tokens = _parser.parse(text[:MAX_CHARACTERS])
     for token in tokens:
@@ -49,7 +49,7 @@ def render(text: str, *, sources: int = 0) -> SafeString:
     return SafeString(clean)
 
 
-def _linked(tokens: Sequence[Token], sources: int) -> Iterator[Token]:
+def _linked(tokens: Sequence[Token], sources: Collection[int]) -> Iterator[Token]:
     """Yield the tokens of a line with its marks of sources made links, but for those inside of a link."""
     inside = 0
     for token in tokens:
@@ -60,7 +60,7 @@ def _linked(tokens: Sequence[Token], sources: int) -> Iterator[Token]:
         for place, part in enumerate(_MARK.split(token.content)):
             if place % 2 == 0:
                 yield Token("text", "", 0, content=part)
-            elif 1 <= int(part) <= sources:
+            elif int(part) in sources:
                 yield Token("link_open", "a", 1, attrs={"href": f"#source-{part}"})
                 yield Token("text", "", 0, content=f"[{part}]")
                 yield Token("link_close", "a", -1)

@@ -76,7 +76,7 @@ class TaskPage:
             epoch=shown,
             is_first=not cursor,
             waits=list(job.waits.filter(resolved_at=None).order_by("id")[:20]) if job.state == State.WAITING else (),
-            answer=answer.read(run.output) if run.output is not None else None,
+            answer=answer.read(run.output, run.input) if run.output is not None else None,
             is_operator=roles.is_operator(user),
         )
 
