@@ -52,8 +52,9 @@ def read(output: Any, given: Any = None) -> Answer | None:
     cited = next((key for key in _SOURCES if isinstance(output.get(key), list)), None)
     items = output[cited] if cited else []
     sources = [source for place, item in enumerate(items, 1) if (source := _source(item, place))]
-    repeated = [None, "", [], {}, given, *(given.values() if isinstance(given, Mapping) else ())]
-    rest = {key: value for key, value in output.items() if key not in (name, cited) and value not in repeated}
+    asked = [given, *(given.values() if isinstance(given, Mapping) else ())]
+    empty: list[Any] = [None, "", [], {}, *(value for value in asked if isinstance(value, str))]
+    rest = {key: value for key, value in output.items() if key not in (name, cited) and value not in empty}
     numbers = {source.number for source in sources}
     return Answer(markdown.render(output[name], sources=numbers), sources, rest or None)
 

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.contrib.postgres.search import SearchQuery, SearchVectorExact
-from django.db.models import QuerySet
+from django.db.models import F, Func, QuerySet, TextField, Value
+from django.db.models.functions import Left
 
 from accounts import roles
 from agents.models import SEARCHED_INPUT, Run, Step
@@ -24,6 +25,14 @@ T = TypeVar("T")
 RARE_UP_TO = 500
 _WORDS = re.compile(r"\w+")
 _HEX = re.compile(r"[0-9a-f]{8,32}")
+
+
+_FIRST_TEXT = Value('$.arguments.* ? (@.type() == "string")')
+_ABOUT = Left(
+    Func(F("input"), _FIRST_TEXT, template="(jsonb_path_query_first(%(expressions)s::jsonpath) #>> '{}')"),
+    200,
+    output_field=TextField(),
+)
 
 
 class BadCursor(ValueError):
@@ -82,13 +91,19 @@ def page(runs: QuerySet[Run], *, cursor: str = "", limit: int = 50) -> Page[Run]
     return Page(found[:limit], _encode(found[limit - 1].job_id) if more else None)
 
 
-def steps(run: Run, *, epoch: int | None = None, cursor: str = "", limit: int = 50) -> Page[Step]:
+def steps(run: Run, *, epoch: int | None = None, cursor: str = "", limit: int = 50, whole: bool = True) -> Page[Step]:
     """Return the journal of a run in the order of its steps: of its current epoch, or of an older one.
+
+    Args:
+        whole: with what went in and came out, which can be large. Without it each step has ``about``: the first text
+            among a tool's arguments, if there is one.
 
     Raises:
         BadCursor: it was not made here.
     """
     found = Step.objects.filter(run=run, epoch=epoch or run.journal_epoch).order_by("id")
+    if not whole:
+        found = found.defer("input", "output").annotate(about=_ABOUT)
     if cursor:
         found = found.filter(id__gt=_decode(cursor, int))
     rows = list(found[: limit + 1])

@@ -60,9 +60,9 @@ class TaskPage:
         job = run.job
         shown = epoch if epoch is not None and 1 <= epoch <= run.journal_epoch else run.journal_epoch
         try:
-            steps = queries.steps(run, epoch=shown, cursor=cursor, limit=STEPS_SHOWN)
+            steps = queries.steps(run, epoch=shown, cursor=cursor, limit=STEPS_SHOWN, whole=False)
         except BadCursor:
-            steps, cursor = queries.steps(run, epoch=shown, limit=STEPS_SHOWN), ""
+            steps, cursor = queries.steps(run, epoch=shown, limit=STEPS_SHOWN, whole=False), ""
         told = Q(kind__in=[JobEvent.Kind.STATE, JobEvent.Kind.EMIT]) | Q(kind=JobEvent.Kind.STEP, reason="failed")
         events = list(reversed(job.events.filter(told).select_related("worker").order_by("-id")[:EVENTS_SHOWN]))
         stretches, spent = _bar(phases(events), timezone.now())

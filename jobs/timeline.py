@@ -133,7 +133,11 @@ def _ready(event: JobEvent, data: dict[str, Any]) -> tuple[str, str, str, str]:
     )
     mark = "lost" if event.reason in _LOST else str(event.new)
     hue = "warn" if event.reason in _LOST or event.new == State.BLOCKED else ""
-    return mark, hue, f"{words}, {_NOW[State(event.new)]}", detail
+    if event.reason == "submitted" and event.new != State.BLOCKED:
+        words = "Submitted to the queue" if event.new == State.QUEUED else "Submitted for later"
+    else:
+        words = f"{words}; {_NOW[State(event.new)]}"
+    return mark, hue, words, detail
 
 
 def _end(event: JobEvent, data: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -122,7 +122,7 @@ def test_a_button_pressed_too_late_is_answered_in_words(operator: Client) -> Non
 def test_the_timeline_tells_the_story_in_order(operator: Client) -> None:
     run = task("dead")
     story = [moment.words for moment in operator.get(url(run)).context["page"].story]
-    assert story == ["Submitted, queued", "Taken by a worker", "Out of attempts: a dead letter"]
+    assert story == ["Submitted to the queue", "Taken by a worker", "Out of attempts: a dead letter"]
 
 
 def test_a_failed_step_stands_in_the_timeline_and_its_problem_is_told_once(operator: Client) -> None:
@@ -133,7 +133,11 @@ def test_a_failed_step_stands_in_the_timeline_and_its_problem_is_told_once(opera
         job=run.job, kind="state", old="running", new="scheduled", reason="retry", data={**PROBLEM, "delay_s": 3.5}
     )
     story = operator.get(url(run)).context["page"].story
-    assert [moment.words for moment in story] == ["Submitted, queued", "Step plan failed", "Failed; next try in 3.5 s"]
+    assert [moment.words for moment in story] == [
+        "Submitted to the queue",
+        "Step plan failed",
+        "Failed; next try in 3.5 s",
+    ]
     assert [bool(moment.detail) for moment in story] == [False, True, False]
 
 
@@ -167,10 +171,20 @@ def test_steps_stand_in_order_with_their_figures(operator: Client) -> None:
     assert "$0.0021" in shown
 
 
+def test_a_tools_step_says_what_it_was_called_with(operator: Client) -> None:
+    run = task("succeeded")
+    step(run, "search", kind="tool", input={"tool": "search", "arguments": {"limit": 3, "words": "the river"}})
+    step(run, "count", kind="tool", input={"tool": "count", "arguments": {"limit": 3}})
+    step(run, "plan")
+    assert [found.about for found in operator.get(url(run)).context["page"].steps.items] == ["the river", None, None]
+
+
 def test_what_went_into_a_step_comes_only_when_it_is_opened(operator: Client) -> None:
     run = task("succeeded")
     made = step(run, "search", kind="tool", input={"words": "needle"}, output={"found": ["haystack"]})
-    assert "needle" not in page(operator, run)
+    with CaptureQueriesContext(connection) as asked:
+        assert ">search<" in page(operator, run)
+    assert not any('"agents_step"."output"' in query["sql"] for query in asked)
     whole = operator.get(url(run, f"steps/{made.pk}/"))
     assert b"needle" in whole.content
     assert b"haystack" in whole.content
