@@ -10,7 +10,7 @@ run:
 test:
 	@PYTHON="$(PYTHON)" sh scripts/venv dev
 	@sh scripts/chromium
-	@exec .venv/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@exec .venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint:
 	@PYTHON="$(PYTHON)" sh scripts/venv dev

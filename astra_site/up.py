@@ -208,6 +208,7 @@ class Watch:
 
     def __init__(self, servers: embedded.Servers) -> None:
         self.servers = servers
+        self.pids = servers.pids()
         self.backoff = Backoff()
         self.revived_at = 0.0
         self.look_at = 0.0
@@ -218,17 +219,21 @@ class Watch:
         if now < self.look_at:
             return
         self.look_at = now + WATCH_S
-        dead = self.servers.dead()
-        if not dead:
-            return
-        say(f"{' and '.join(dead)} died; it is started again.")
-        try:
-            self.servers.revive()
-        except embedded.EmbeddedError as error:
-            say(str(error))
-        now = time.monotonic()
-        self.look_at = now + self.backoff.after(now - self.revived_at)
-        self.revived_at = now
+        if dead := self.servers.dead():
+            say(f"{' and '.join(dead)} died; it is started again.")
+            try:
+                self.servers.revive()
+            except embedded.EmbeddedError as error:
+                say(str(error))
+            now = time.monotonic()
+            self.look_at = now + self.backoff.after(now - self.revived_at)
+            self.revived_at = now
+        else:
+            # A command that came in between may have found it dead before us.
+            for label, pid in self.servers.pids().items():
+                if pid != self.pids[label]:
+                    say(f"{label} died; it was started again.")
+        self.pids = self.servers.pids()
 
 
 def _release_soon(pid: int) -> None:

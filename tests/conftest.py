@@ -48,6 +48,12 @@ DATA_DIR = _hermetic()
 django.setup()  # pytest-django looked before the settings were chosen
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Keep our choice of settings from xdist's workers, which would set Django up before they chose a database."""
+    del os.environ["DJANGO_SETTINGS_MODULE"]
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the temporary folder, once, where it was made."""
     if WORKER == "main":

@@ -61,6 +61,10 @@ class Servers:
         """Return the labels of the servers that do not run, though this process holds them."""
         return [server.label for server in self.servers if not server.is_alive()]
 
+    def pids(self) -> dict[str, int | None]:
+        """Return the process id of each server by its label. A new one tells that somebody had to start it again."""
+        return {server.label: server.read_pid() for server in self.servers}
+
     def revive(self) -> list[str]:
         """Start the servers that died; return their names."""
         turn = self._take_turn()

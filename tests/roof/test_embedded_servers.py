@@ -99,21 +99,30 @@ def all_are_dead(data_dir: Path) -> bool:
     return len(held.dead()) == 2
 
 
-def test_a_deep_path_with_blanks_works_and_nothing_outside_it_changes(data_dir: Path) -> None:
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The machine's folder for temporary files, with nothing of other tests in it."""
+    folder = Path(tempfile.mkdtemp(prefix="shared-"))
+    folder.chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_deep_path_with_blanks_works_and_nothing_outside_it_changes(data_dir: Path, shared: Path) -> None:
     top = data_dir.parents[2]
     data_dir.parent.mkdir(parents=True)
-    before = {folder: stat.S_IMODE(folder.stat().st_mode) for folder in [data_dir.parent, *data_dir.parents]}
-    shared = set(Path(tempfile.gettempdir()).glob("*"))
+    before = {folder: stat.S_IMODE(folder.stat().st_mode) for folder in [data_dir.parent, *data_dir.parents, shared]}
     assert len(str(data_dir)) > 108
     with embedded.servers(data_dir, durable=False):
         write(data_dir, "ñ")
         assert read(data_dir) == (["ñ"], ["ñ"])
         run = Layout(data_dir).run
         assert stat.S_IMODE(run.stat().st_mode) == 0o700
-        assert set(Path(tempfile.gettempdir()).glob("*")) - shared <= {run}
+        assert list(shared.iterdir()) == [run]
         assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
     assert {folder: stat.S_IMODE(folder.stat().st_mode) for folder in before} == before
-    assert set(Path(tempfile.gettempdir()).glob("*")) <= shared
+    assert list(shared.iterdir()) == []
     assert all_are_dead(data_dir)
     assert [path.name for path in top.iterdir()] == ["a folder with blanks"]
 
