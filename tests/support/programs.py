@@ -1,0 +1,53 @@
+"""Programs for tests of runs, known to every process that imports what a configuration names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from agents.runtime.context import RunContext
+from agents.runtime.program import program
+from agents.runtime.types import Message
+
+
+def note(file: str, word: str) -> str:
+    """Append a line to the file, so that a test sees each execution."""
+    with Path(file).open("a") as lines:
+        lines.write(f"{word} {os.getpid()}\n")
+    return word
+
+
+async def wait_for(file: str, gate: str) -> str:
+    """Note that it began, wait until a file appears, note that it ended."""
+    note(file, "review-began")
+    while not await asyncio.to_thread(Path(gate).exists):
+        await asyncio.sleep(0.02)
+    return note(file, "review-ended")
+
+
+@program("test-report")
+async def report(ctx: RunContext) -> dict[str, Any]:
+    """Ask a model, take notes side by side, wait for a file, write an answer."""
+    file = ctx.input["file"]
+    plan = await ctx.model("plan", "Plan it.", max_tokens=50)
+    parts = await ctx.gather(*(ctx.step("part", note, file, f"part-{number}") for number in range(3)))
+    await ctx.step("review", wait_for, file, ctx.input["gate"])
+    asked = Message(role="user", text=f"Write it, of {plan.text} and {', '.join(parts)}.")
+    answer = await ctx.compose([asked], max_tokens=50)
+    return {"text": answer.text}
+
+
+@program("test-one-step-a-life")
+async def one_step_a_life(ctx: RunContext) -> dict[str, Any]:
+    """Do six steps; after each the process that did it dies."""
+    file = Path(ctx.input["file"])
+    for number in range(6):
+        await ctx.step(f"life-{number}", note, str(file), f"life-{number}")
+        if (marker := file.with_name(f"died-{number}")).exists():
+            continue
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"text": "survived"}
