@@ -27,6 +27,13 @@ _STOP = frozenset(
         "why will with would you your"
     )
 )
+# What questions are asked with and answers seldom say, as stems: "how does it decide when …", "what do I need to …".
+_FAINT = frozenset(
+    _WORD.findall(
+        "answer decid determin choos handl happen work mean need know find tell explain describ show give get make "
+        "help call way thing kind exactly best correct possibl cause reason differenc sure happens"
+    )
+)
 # Words of an answer that questions of a kind ask for.
 _CUES: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...] = (
     (re.compile(r"\bhow (many|much|long|often|big|large|far|old)\b", re.I), re.compile(r"\d")),
@@ -45,6 +52,7 @@ _CUES: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...] = (
     ),
     (re.compile(r"\bwho\b", re.I), re.compile(r"\b[A-Z][a-z]+ [A-Z][a-z]+\b")),
 )
+_DEFINITION = re.compile(r"\bwhat (?:is|are|does) (?:an? |the )?([\w -]{3,40}?)(?: and\b| mean\b|[?,.;]|$)", re.I)
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|fig|no|mr|mrs|ms|dr|st|sec|approx|resp)|\b[A-Z])\.$", re.I)
 _SENTENCE_END = re.compile(r"[.!?][\"\u201d\u2019')\]]*(?=\s)|[\u3002\uff01\uff1f]|\n+")
 
@@ -114,6 +122,11 @@ def sentences(text: str) -> list[Span]:
     return spans
 
 
+def emphasis(term: str) -> float:
+    """Return how much a question's word counts by its looks: an identifier doubly, a word of mere asking hardly."""
+    return 2.0 if "_" in term else 0.35 if term in _FAINT else 1.0
+
+
 class Ranker:
     """Scores texts for one question. How rare a term is, and what goes with the question, is learnt from ``corpus``."""
 
@@ -125,6 +138,12 @@ class Ranker:
         """
         self.query = query_terms(question)
         self._cues = [answer for asked, answer in _CUES if asked.search(question)]
+        subject = _DEFINITION.search(question)
+        self._definition = (
+            re.compile(rf"\b(?:an?|the)\s+{re.escape(subject.group(1))}\s+(?:is|are|means|refers)\b", re.I)
+            if subject
+            else None
+        )
         self._pairs = set(itertools.pairwise(self.query))
         documents = [terms(text) for text in corpus]
         size = len(documents)
@@ -132,11 +151,10 @@ class Ranker:
         frequency: Counter[str] = Counter()
         for document in documents:
             frequency.update(set(document) if learn else set(document).intersection(self.query))
-        # Between 1 and 2: a word that stands everywhere on a page about it is what the question is about. An
-        # identifier (shared_buffers) tells twice as much.
+        # Between 1 and 2: a word that stands everywhere on a page about it is what the question is about.
         self._weights = {
             term: (1 + math.log((size + 1) / (frequency[term] + 1)) / math.log(size + 1) if size else 1.0)
-            * (2 if "_" in term else 1)
+            * emphasis(term)
             for term in self.query
         }
         self._whole = sum(self._weights.values()) or 1.0
@@ -156,7 +174,7 @@ class Ranker:
             if count >= 3
             and term not in self._weights
             and len(term) > 3
-            and term[0].isalpha()
+            and term.isalpha()
             and count * len(documents) >= 2 * frequency[term] * len(best)
         }
         chosen = sorted(typical, key=lambda term: (-typical[term], term))[:6]
@@ -167,9 +185,16 @@ class Ranker:
         present = set(terms(text))
         return sum(weight for term, weight in self._weights.items() if term in present) / self._whole
 
+    def carries_on(self, text: str, after: str) -> bool:
+        """Tell whether ``after`` goes on about what ``text`` brought up, in words an answer has ("… is defined as")."""
+        brought_up = set(terms(text)).difference(self.query)
+        return any(cue.search(after) for cue in self._cues) and not brought_up.isdisjoint(terms(after))
+
     def score(self, text: str, *, heading: str = "") -> float:
         """Return how well ``text`` (under ``heading``) answers the question; 0 means no word in common."""
         score = self._score(terms(text), set(terms(heading)))
+        if score and self._definition is not None and self._definition.search(text):
+            score *= 1.6
         return score * (1 + sum(0.12 for cue in self._cues if cue.search(text)))
 
     def _score(self, document: list[str], above: Set[str] = frozenset()) -> float:
@@ -198,25 +223,52 @@ _LEANS_BACK = re.compile(
 
 
 def best_quote(ranker: Ranker, text: str, *, limit: int = 420) -> tuple[float, str]:
-    """Return the score and the verbatim piece of ``text`` that answers best: a sentence and what it needs around it.
+    """Return the score and the piece of ``text`` that answers best, word for word: a sentence and what it needs.
 
-    ``limit`` is in characters. An empty text, or one without a word in common, gives ``(0.0, "")``.
+    What defines a term comes with the term, over a gap (" … ") where the two stand apart. ``limit`` is in characters.
+    An empty text, or one without a word in common, gives ``(0.0, "")``.
     """
     spans = [span for span in sentences(text) if len(span.of(text)) <= limit]
-    if not spans:
-        return 0.0, ""
-    scores = [ranker.score(span.of(text)) for span in spans]
-    best = max(range(len(spans)), key=lambda i: (scores[i], -i))
-    if not scores[best]:
+    heads = _heads(spans, text)
+    scores = [
+        0.0 if _is_head(span.of(text)) else ranker.score(span.of(text), heading=head.of(text) if head else "")
+        for span, head in zip(spans, heads, strict=True)
+    ]
+    best = max(range(len(spans)), key=lambda i: (scores[i], -i), default=0)
+    if not spans or not scores[best]:
         return 0.0, ""
     first = last = best
     if best and _LEANS_BACK.match(spans[best].of(text)) and spans[best].end - spans[best - 1].start <= limit:
         first = best - 1
     while last + 1 < len(spans) and spans[last + 1].end - spans[first].start <= limit:
-        if scores[last + 1] < 0.45 * scores[best]:
+        after = spans[last + 1].of(text)
+        near = scores[last + 1] >= 0.45 * scores[best] or ranker.carries_on(spans[last].of(text), after)
+        if not near or heads[last + 1] != heads[best]:
             break
         last += 1
-    return scores[best], text[spans[first].start : spans[last].end]
+    head, start = heads[best], spans[first].start
+    quote = text[start : spans[last].end]
+    if head is None or head.start >= start:
+        return scores[best], quote
+    whole = text[head.start : spans[last].end]
+    return scores[best], whole if len(whole) <= limit else f"{head.of(text)} … {quote}"
+
+
+def _is_head(line: str) -> bool:
+    """Tell whether a line names what the lines below it are about: short, and no sentence."""
+    return len(line) <= 80 and line[-1] not in ".!?:;," and len(line.split()) <= 8
+
+
+def _heads(spans: Sequence[Span], text: str) -> list[Span | None]:
+    """Return for each sentence the line above that names what it is about, if there is one in this text."""
+    heads: list[Span | None] = []
+    head: Span | None = None
+    for span in spans:
+        heads.append(head)
+        own_line = (not span.start or text[span.start - 1] == "\n") and text[span.end : span.end + 1] == "\n"
+        if own_line and _is_head(span.of(text)):
+            head = heads[-1] = span
+    return heads
 
 
 def top_sentences(question: str, texts: Sequence[str], *, count: int, limit: int = 320) -> list[tuple[int, str]]:
@@ -226,16 +278,21 @@ def top_sentences(question: str, texts: Sequence[str], *, count: int, limit: int
     ranker = Ranker(question, [sentence for _, sentence in found])
     ranked = sorted(enumerate(found), key=lambda item: (-ranker.score(item[1][1]), item[0]))
     chosen: list[tuple[int, str]] = []
-    seen: list[set[str]] = []
+    seen: list[list[str]] = []
     for _, (index, sentence) in ranked:
-        words = set(terms(sentence))
-        if not ranker.score(sentence) or any(len(words & other) > 0.7 * max(1, len(words | other)) for other in seen):
+        words = terms(sentence)
+        if not ranker.score(sentence) or any(_alike(words, other) for other in seen):
             continue
         chosen.append((index, sentence))
         seen.append(words)
         if len(chosen) == count:
             break
     return chosen
+
+
+def _alike(words: Sequence[str], others: Sequence[str]) -> bool:
+    one, other = set(words), set(others)
+    return len(one & other) > 0.6 * max(1, len(one | other))
 
 
 def salient(texts: Sequence[str], *, count: int, limit: int = 320) -> list[tuple[int, str]]:
@@ -251,9 +308,10 @@ def salient(texts: Sequence[str], *, count: int, limit: int = 320) -> list[tuple
     total = sum(weights.values()) or 1
     share = {term: number / total for term, number in weights.items()}
     chosen: list[int] = []
-    while len(chosen) < min(count, len(found)):
+    left = set(range(len(found)))
+    while left and len(chosen) < count:
         best = max(
-            (position for position in range(len(found)) if position not in chosen),
+            left,
             key=lambda position: (
                 sum(share[term] for term in words[position])
                 / max(6, len(words[position]))
@@ -264,4 +322,5 @@ def salient(texts: Sequence[str], *, count: int, limit: int = 320) -> list[tuple
         chosen.append(best)
         for term in set(words[best]):
             share[term] **= 2
+        left = {position for position in left if not _alike(words[position], words[best])}
     return [(found[position][0], found[position][2]) for position in sorted(chosen)]

@@ -14,6 +14,7 @@ NOTE = (
     "_I am Astra's demo model: I pick tools by your words and quote what they find, but I do not reason. "
     "Set `ASTRA_MODEL` and a provider's key to talk to a real one._"
 )
+NO_TOOLS = "In a research task, give a `start_url`: then I read the site and quote what it says about your question."
 SHORT_NOTE = "_(Astra's demo model. A real one answers once `ASTRA_MODEL` and a provider's key are set.)_"
 _GREETING = re.compile(
     r"^\W*(hi|hello|hey|good (morning|afternoon|evening|day)|greetings|hola|moin|yo)\b[\w\s]{0,20}\W*$", re.I
@@ -108,7 +109,7 @@ def _result(asked: str, result: ToolResult) -> str:
         return _file(asked, content)
     texts = strings(content)
     if texts:
-        return "\n".join(f"- {sentence}" for _, sentence in _best(asked, texts, 4))
+        return "\n".join(f"- {_one_line(sentence)}" for _, sentence in _best(asked, texts, 4))
     return f"`{result.tool}` returned: {str(content)[:500]}"
 
 
@@ -128,11 +129,17 @@ def _crawl(asked: str, content: dict[str, Any]) -> str:
         return f"{read}, and none of them says anything about that."
     question = about(asked)
     chosen = _best(question or "summary", [passage for _, passage in passages], 4)
-    lines = [f"- {sentence} ([{_label(passages[at][0])}]({passages[at][0]['url']}))" for at, sentence in chosen]
+    lines = [
+        f"- {_one_line(sentence)} ([{_label(passages[at][0])}]({passages[at][0]['url']}))" for at, sentence in chosen
+    ]
     read = ", ".join(f"[{_label(page)}]({page['url']})" for page in pages[:5])
     more = f" and {len(pages) - 5} more" if len(pages) > 5 else ""
     head = f"On “{question}” I found:" if question else "The page says:"
     return f"{head}\n\n" + "\n".join(lines) + f"\n\nPages read: {read}{more}."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _label(page: dict[str, Any]) -> str:
@@ -157,7 +164,9 @@ def _file(asked: str, content: dict[str, Any]) -> str:
     more = f" (the first part: it has {content['bytes']} bytes)" if content.get("next_offset") else ""
     if len(body) <= 600:
         return f"`{content['path']}`{more} says:\n\n{_quoted(body)}"
-    lines = "\n".join(f"- {sentence}" for _, sentence in _best(_without_path(asked, content["path"]), [body], 4))
+    lines = "\n".join(
+        f"- {_one_line(sentence)}" for _, sentence in _best(_without_path(asked, content["path"]), [body], 4)
+    )
     return f"From `{content['path']}`{more}:\n\n{lines}"
 
 
@@ -186,11 +195,11 @@ def talk(asked: str, call: ModelCall) -> str:
     if told:
         return f"{told}\n\n{SHORT_NOTE}"
     quoted = _of_conversation(asked, call.messages)
-    return (
-        f"{quoted}\n\n{SHORT_NOTE}"
-        if quoted
-        else f"I cannot answer that from what I know. {abilities(tools)}\n\n{NOTE}"
-    )
+    if quoted:
+        return f"{quoted}\n\n{SHORT_NOTE}"
+    if not tools:
+        return f"I cannot answer that: I know nothing but what I am given to read. {NO_TOOLS}\n\n{NOTE}"
+    return f"I cannot answer that from what I know. {abilities(tools)}\n\n{NOTE}"
 
 
 def abilities(tools: Sequence[str]) -> str:

@@ -57,7 +57,11 @@ _GLUE = re.compile(
     r"^\W*(?:and|to|then)?\s*(?:tell me|find out|answer|explain|say|see|let me know|look for|for|about)\b[\s:,]*", re.I
 )
 # What is left of "compare A and B: …" or of "A (10 pages)" without the addresses.
+_SAYS = re.compile(
+    r"^\W*what (?:does|do|did)\s+(?:it |they |the \w+ )?(?:say|tell|mention|write)(?: us| me)? (?:about|on|of)\b", re.I
+)
 _EMPTY = re.compile(r"\(\s*\)|^\W*compare\s+and\b|^\W*and\b|^\W*with\b", re.I)
+_TEXT_FILE = re.compile(r"\.(txt|md|rst|csv|tsv|json|ya?ml|toml|ini|cfg|conf|log|xml|html?|py|sql|tex)$", re.I)
 _NOT_FILES = frozenset({"e.g", "i.e", "etc", "vs", "a.m", "p.m"})
 
 
@@ -146,8 +150,8 @@ def about(asked: str) -> str:
     """Return what a message wants to know of an address in it, "" when nothing in particular."""
     question = _PAGES.sub(" ", _ONE_PAGE.sub(" ", _URL.sub(" ", asked)))
     for clause in [part.strip() for part in re.split(r"(?<=[.!?])\s+|\n+", question)]:
-        bare = _GLUE.sub("", _LEAD.sub("", _EMPTY.sub(" ", clause)))
-        bare = " ".join(bare.split()).strip(" .,:;-")
+        bare = _GLUE.sub("", _LEAD.sub("", _SAYS.sub(" ", _EMPTY.sub(" ", clause))))
+        bare = " ".join(bare.split()).strip(" .,:;-?")
         if query_terms(bare) and terms(bare) and not _REMEMBER.match(clause):
             return bare[:500]
     return ""
@@ -157,7 +161,7 @@ def files(clause: str) -> list[Wanted]:
     """Return a reading for each file that a clause names, or a listing."""
     named = [(match.group(1) or match.group(2)).strip() for match in _FILE.finditer(clause)]
     named = [name for name in named if name.lower() not in _NOT_FILES and not re.fullmatch(r"[\d.]+\w?", name)]
-    if named and _FILE_VERB.search(clause):
+    if named and (_FILE_VERB.search(clause) or any(_TEXT_FILE.search(name) for name in named)):
         return [("file_read", {"path": name}) for name in dict.fromkeys(named)]
     if _LIST_FILES.search(clause):
         inside = _IN_FOLDER.search(clause)

@@ -15,6 +15,8 @@ LEAST_WORDS = 3
 ALIKE = 0.85
 UNVERIFIED = "[unverified]"
 _WORD = re.compile(r"\w+(?:[.,'\u2019]\w+)*|[=<>+*/%&|~^-]+")
+# Words that no quote may get wrong: numbers, operators, negations.
+_DECIDES = re.compile(r"[\d.,]+\w*|[^\w\s]+|no|not|never|none|nor|without|cannot|\w+n't")
 _GAP = re.compile(r"\s*(?:\[?\s*(?:\u2026|\.\.\.+)\s*\]?)\s*")
 _MARK = re.compile(r"\[(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\](?!\()")
 
@@ -108,7 +110,10 @@ def _nearly(quote: str, text: str) -> str:
     if not blocks:
         return ""
     first, last = blocks[0].a, blocks[-1].a + blocks[-1].size
-    if SequenceMatcher(None, folded[first:last], wanted, autojunk=False).ratio() < ALIKE:
+    meant = folded[first:last]
+    if SequenceMatcher(None, meant, wanted, autojunk=False).ratio() < ALIKE:
+        return ""
+    if sorted(filter(_DECIDES.fullmatch, meant)) != sorted(filter(_DECIDES.fullmatch, wanted)):
         return ""
     return _whole(text, have[first][1], have[last - 1][2])
 

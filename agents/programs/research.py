@@ -20,7 +20,8 @@ DEFAULT_PAGES = 20
 MOST_PAGES = 200
 #: Pages of one step: a worker that is killed loses the pages of the step it was in, no more.
 WAVE = 10
-#: Of a wave after the first, this share goes to links known before; what those pages link to competes for the rest.
+#: Of a wave after the first, this share goes to links known before, and the rest to what those pages link to, as long
+#: as pages bring fresh links.
 KNOWN_SHARE = 0.6
 #: What the model is given to read, in characters: it fits into any model's context with room to spare.
 READING_CHARS = 18_000
@@ -166,12 +167,14 @@ async def _crawl(ctx: RunContext, question: str, start_url: str, max_pages: int)
     seen: list[str] = []
     links: dict[str, float] = {}
     best = 0.0
+    fresh = True
     await ctx.progress(0, max_pages, f"Reading {start_url}")
     while len(seen) < max_pages:
         room = min(WAVE, max_pages - len(seen))
         arguments: dict[str, Any] = {"url": start_url, "question": question, "max_pages": room, "max_depth": 6}
         if seen:
-            known = sorted(links, key=lambda url: (-links[url], url))[: max(1, round(KNOWN_SHARE * room))]
+            share = KNOWN_SHARE if fresh else 1.0
+            known = sorted(links, key=lambda url: (-links[url], url))[: max(1, round(share * room))]
             arguments |= {"follow": known, "skip": seen}
         (result,) = await ctx.tools([ToolCall(id=f"wave-{len(seen)}", tool="web_crawl", arguments=arguments)])
         if not result.ok:
@@ -185,6 +188,7 @@ async def _crawl(ctx: RunContext, question: str, start_url: str, max_pages: int)
         seen += [one["url"] for one in found["skipped"] if one["url"] not in seen]
         for link in found["frontier"]:
             links[link["url"]] = max(links.get(link["url"], 0.0), link["score"])
+        fresh = bool(found["frontier"])
         links = {url: score for url, score in links.items() if url not in seen}
         score = max((passage["score"] for page in wave for passage in page["passages"]), default=0.0)
         await ctx.progress(min(len(seen), max_pages), max_pages, _note(pages))

@@ -158,7 +158,7 @@ class Crawl:
 
     def _digest(self, fetched: Fetched) -> Digest:
         page = read(fetched)
-        text = "\n".join(passage.text for passage in page.passages)
+        text = "\n".join(f"{passage.heading} {passage.text}" for passage in page.passages)
         best = max((self._ranker.coverage(f"{p.heading} {p.text}") for p in page.passages[:200]), default=0.0)
         key = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() if text else page.url
         return Digest(page, key, best, [Signpost.of(link) for link in page.links])

@@ -206,7 +206,7 @@ class Fetcher:
                     "robots", f"{place} fails, so the site may not be crawled now", passing=True
                 ) from None
             if error.slug in ("private-address", "unreachable", "timeout"):
-                raise
+                raise FetchFailed(error.slug, str(error).replace(place, where), passing=error.passing) from None
         return None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from agents.relevance import query_terms, terms
+from agents.relevance import emphasis, query_terms, terms
 from agents.tools import urls
 from agents.tools.page import Link
 
@@ -147,9 +147,7 @@ class Frontier:
 
     def _weights(self) -> dict[str, float]:
         size = len(self._candidates) + 1
-        return {
-            term: math.log(1 + size / (1 + self._frequency[term])) * (2 if "_" in term else 1) for term in self._query
-        }
+        return {term: math.log(1 + size / (1 + self._frequency[term])) * emphasis(term) for term in self._query}
 
     @staticmethod
     def _score(candidate: Candidate, weights: dict[str, float]) -> float:

@@ -99,9 +99,9 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         addresses = await self._resolve(host, port)
         allowed = [address for address in addresses if self._allow.allows(host, port, address)]
         if not allowed:
+            where = host if host == str(addresses[0]) else f"{host}, at {addresses[0]},"
             raise AddressRefused(
-                f"{host} is at {addresses[0]}, which is not on the public internet. "
-                "An operator can allow it in ASTRA_ALLOWED_PRIVATE_HOSTS."
+                f"{where} is not on the public internet. An operator can allow it in ASTRA_ALLOWED_PRIVATE_HOSTS."
             )
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in allowed[:4]:

@@ -121,9 +121,21 @@ def _links(root: html.HtmlElement, url: str) -> Iterator[Link]:
         text = _clean(element.text_content())
         hint = _clean(element.get("title") or "")
         text = f"{text} ({hint})" if text and hint and hint not in text else text or hint
-        parent = element.getparent()
-        around = _clean(parent.text_content()[:400])[:200] if parent is not None else ""
-        yield Link(target, text[:200], "" if around == text else around, _below(element))
+        around = _around(element)
+        yield Link(target, text[:200], "" if around in text else around, _below(element))
+
+
+def _around(element: html.HtmlElement) -> str:
+    """Return the words a link stands among: those of its sentence or entry, at most 200 characters."""
+    parent = element.getparent()
+    if parent is None:
+        return ""
+    whole = parent.text_content()
+    if len(whole) <= 300:
+        return _clean(whole)[:200]
+    before = element.getprevious()
+    lead = (before.tail if before is not None else parent.text) or ""
+    return _clean(f"{lead[-90:]} {element.text_content()[:100]} {(element.tail or '')[:90]}")[:200]
 
 
 def _below(element: html.HtmlElement) -> int:
@@ -149,6 +161,12 @@ def _main(root: html.HtmlElement) -> html.HtmlElement:
 class _Block:
     tag: str
     text: str
+    #: Which part of the text is links, 0 to 1.
+    linked: float = 0.0
+
+    def is_entry(self, share: float) -> bool:
+        """Tell whether it is an entry of a list of links, which make up more than ``share`` of it, and not a text."""
+        return self.linked > share and len(self.text) < 160 and self.tag != "pre" and self.text[-1] not in ".!?:"
 
 
 def _is_furniture(element: html.HtmlElement) -> bool:
@@ -167,6 +185,8 @@ class _Reader:
         self._words: list[str] = []
         self._tag = "p"
         self._depth_of_pre = 0
+        self._in_link = False
+        self._linked = 0
 
     def blocks(self, main: html.HtmlElement) -> Iterator[_Block]:
         walker = etree.iterwalk(main, events=("start", "end", "comment", "pi"))
@@ -177,11 +197,16 @@ class _Reader:
                     walker.skip_subtree()
                     continue
                 yield from self._open(name)
+                self._in_link = self._in_link or name == "a"
+                self._linked += len(element.text or "") if self._in_link else 0
                 self._words.append(element.text or "")
             else:
                 if event == "end":
                     yield from self._close(name)
-                self._words.append((element.tail or "") if element is not main else "")
+                    self._in_link = self._in_link and name != "a"
+                tail = (element.tail or "") if element is not main else ""
+                self._linked += len(tail) if self._in_link else 0
+                self._words.append(tail)
         yield from self._flush()
 
     def _open(self, name: str) -> Iterator[_Block]:
@@ -204,8 +229,9 @@ class _Reader:
         text = "".join(self._words)
         self._words.clear()
         text = text.strip("\n").rstrip() if self._tag == "pre" else _clean(text)
+        linked, self._linked = self._linked, 0
         if text.strip(" |"):
-            yield _Block(self._tag, text)
+            yield _Block(self._tag, text, linked / len(text))
 
 
 def _passages(blocks: list[_Block]) -> Iterator[Passage]:
@@ -214,6 +240,8 @@ def _passages(blocks: list[_Block]) -> Iterator[Passage]:
     held: list[str] = []
     size = 0
     leads_in = False
+    # Where most blocks have links in them, the page is a register of others.
+    share = 0.1 if sum(block.is_entry(0.1) for block in blocks) > max(20, len(blocks) / 2) else 0.35
 
     def flush() -> Iterator[Passage]:
         nonlocal size
@@ -231,6 +259,8 @@ def _passages(blocks: list[_Block]) -> Iterator[Passage]:
             yield from flush()
             headings = {above: text for above, text in headings.items() if above < level}
             headings[level] = block.text.rstrip("#¶ ")
+            continue
+        if block.is_entry(share):
             continue
         for text in _pieces(block):
             full = size + len(text) > PASSAGE_CHARS and not (leads_in and size + len(text) < 2 * PASSAGE_CHARS)

@@ -94,7 +94,8 @@ def handbook(chapters: int = 30, sections: int = 10) -> dict[str, str]:
                 f'<footer><a href="/chapter-{(chapter + 1) % chapters}.html">Next chapter</a></footer>',
             )
         pages[name] = html(
-            f"Chapter {chapter}: the {topic}", f"<h1>The {topic}</h1><p>About it.</p><ul>{''.join(links)}</ul>"
+            f"Chapter {chapter}: the {topic}",
+            f"<h1>The {topic}</h1><p>About it, in volume {chapter}.</p><ul>{''.join(links)}</ul>",
         )
     pages["/"] = html("The keeper's handbook", f"<h1>The keeper's handbook</h1><ul>{''.join(entries)}</ul>")
     return pages
