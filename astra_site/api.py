@@ -150,7 +150,7 @@ def _public(view: View) -> View:
         try:
             response = view(request, **kwargs)
         except Http404:
-            return unknown_path(request)
+            response = unknown_path(request)
         if isinstance(response, HttpResponseNotAllowed):
             allow = {"Allow": response["Allow"]}
             detail = f"{request.method} is not known here; there is {allow['Allow']}."

@@ -198,12 +198,35 @@ async def test_an_event_id_that_is_none_begins_at_the_beginning(task: Task) -> N
             assert (await listener.until("state")).data["reason"] == "submitted", since
 
 
-async def test_a_long_history_comes_whole_and_in_order(task: Task) -> None:
+async def test_a_long_history_comes_whole_in_order_and_without_a_pause(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_hub, "POLL_S", 60.0)
     ids = await task.note("progress", 2 * PAGE + 7)
     await task.cancel()
     async with task.listen() as listener:
         frames = await listener.to_the_end()
     assert [frame.id for frame in frames if frame.event == "progress"] == ids
+
+
+async def test_a_client_that_does_not_read_is_not_fetched_for(task: Task) -> None:
+    await task.note("progress", 3 * PAGE)
+    fetched = 0
+
+    class CountingHub(event_hub.Hub):
+        async def _fetch(self) -> None:
+            nonlocal fetched
+            await super()._fetch()
+            fetched += 1
+            self._news.set()
+
+    busy = CountingHub()
+    stream = busy.open(task.id, 0)
+    async with asyncio.timeout(DEADLINE_S):
+        while fetched < 5:
+            await asyncio.sleep(0)
+    assert stream._items.qsize() == PAGE
+    busy.close(stream)
 
 
 async def test_a_history_of_exactly_one_page_ends_too(task: Task) -> None:

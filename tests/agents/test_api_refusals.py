@@ -42,6 +42,7 @@ def refused(response: Any, status: int, slug: str) -> dict[str, Any]:
     assert body["title"]
     assert body["detail"]
     assert response["X-Request-ID"]
+    assert response["Cache-Control"] == "no-store"
     return body
 
 
@@ -193,8 +194,9 @@ def test_a_body_of_the_full_size_is_taken(alice: Client) -> None:
     ],
 )
 def test_json_that_can_not_be_stored_is_refused(alice: Client, input: str) -> None:
-    body = refused(post(alice, f'{{"endpoint": "help.v1", "input": {input}}}'), 422, "bad-input")
+    body = refused(post(alice, f'{{"endpoint": "count-more.v1", "input": {{"x": {input}}}}}'), 422, "bad-input")
     assert body["errors"]
+    assert not Job.objects.exists()
 
 
 @pytest.mark.parametrize(

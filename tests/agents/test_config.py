@@ -144,6 +144,10 @@ def test_a_key_that_yaml_reads_as_a_truth_value_stays_a_key() -> None:
         ),
         (GOOD + "programs: loop\n", "13: programs: this must be a list of Python modules"),
         (GOOD + "tools: {catalog: [{id: shell}]}\n", "13: tools.catalog[0].id: there is no tool 'shell'"),
+        (
+            GOOD + "tools: {catalog: [{id: web_crawl}, {id: web_crawl}]}\n",
+            "13: tools.catalog[1].id: web_crawl stands here twice",
+        ),
         ("agents: [helper]\n", "1: agents: this must be a mapping from names, not ['helper']"),
         ("- agents\n", "1: the file must be a mapping of sections"),
         ("agents: {a: {version: 1}\n", "2: this is not YAML"),

@@ -3,15 +3,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
-from django.db import connections
+from django.db import connection, connections, transaction
 from pytest_django import DjangoAssertNumQueries, Settings
 
 from agents import registry
 from agents.config import ConfigError
 from agents.models import AgentVersion, ConfigLoad, Endpoint
-from agents.registry import reading
+from agents.registry import loading, reading
 from agents.runtime import program
 from audit.models import AuditEntry
 from audit.trail import Actor
@@ -264,27 +265,27 @@ def test_a_spec_gets_its_models_from_this_processs_environment(settings: Setting
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_loads_at_once_go_one_after_the_other() -> None:
-    texts = [BASE, BASE.replace("version: 1", "version: 2")]
-    begin, errors = threading.Barrier(2), []
+def test_a_load_waits_for_one_that_is_under_way() -> None:
+    path, errors = write(BASE), []
 
-    def work(text: str) -> None:
+    def work() -> None:
         try:
-            path = write(text)
-            begin.wait(10)
             registry.load(path)
         except Exception as error:
             errors.append(error)
         finally:
             connections.close_all()
 
-    threads = [threading.Thread(target=work, args=[text]) for text in texts]
-    for thread in threads:
+    thread = threading.Thread(target=work)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [loading.LOCK])
         thread.start()
-    for thread in threads:
-        thread.join(20)
+        deadline, waits = monotonic() + 20, 0
+        while not waits and monotonic() < deadline:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            waits = cursor.fetchone()[0]
+        assert waits == 1
+        assert not AgentVersion.objects.exists()
+    thread.join(20)
     assert errors == []
-    last = ConfigLoad.objects.get(pk=max(ConfigLoad.objects.values_list("pk", flat=True)))
-    bound = {endpoint.agent.version for endpoint in Endpoint.objects.select_related("agent")}
-    assert len(bound) == 1, "one load whole, then the other whole"
-    assert any(f"helper@{bound.pop()}" in change for change in last.changes)
+    assert AgentVersion.objects.count() == 1
