@@ -76,6 +76,7 @@ ADVICE = {
     "program-error": "The program's author finds the place under `at`. Then redrive it: finished steps are kept.",
     "program-misuse": "The detail says which call; the program's author changes it.",
     "run-failed": "The detail says why. Its steps show how far it came.",
+    "start-unreachable": "Look whether the address is right and open to all; `reason` says what stood in the way.",
     "step-failed": "The program's author looks at the step. Then redrive it: finished steps are kept.",
     "version-mismatch": "An operator brings back the code it began with, or redrives it from the start.",
     "wall-clock": "Redrive it to go on, or give the agent a longer `wall_clock_s`.",
@@ -91,7 +92,8 @@ MEANING = {
 def registry() -> dict[str, ProblemType]:
     """Return every problem type by its slug."""
     import agents.api
-    import agents.invoke  # noqa: F401  their problems are declared where they are raised
+    import agents.invoke
+    import agents.programs  # noqa: F401  problems are declared where they are raised
 
     found = {entry.slug: entry for entry in OF_JOBS}
     for kind in kinds():

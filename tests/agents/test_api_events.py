@@ -218,7 +218,8 @@ async def test_a_client_that_does_not_read_is_not_fetched_for(task: Task) -> Non
             nonlocal fetched
             await super()._fetch()
             fetched += 1
-            self._news.set()
+            self._news.set()  # do not pause
+            await asyncio.sleep(0)
 
     busy = CountingHub()
     stream = busy.open(task.id, 0)
