@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 OUTAGE = (psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout, PoolTimeout, TooManyRequests)
 #: How long a write is tried again. Longer outages leave the job to whoever claims it next.
 PATIENCE_S = 120.0
+#: How long runs may take to write what became of them, once they were told to end. Seconds.
+SETTLE_S = 4.0
 
 
 async def persist(make: Any, *, patience_s: float = PATIENCE_S) -> Any:
@@ -108,7 +110,7 @@ class Runner:
         await self._settle(grace_s)
         self._closing = True
         self._stop(Why.SHUTDOWN)
-        await self._settle(10)
+        await self._settle(SETTLE_S)
 
     async def _settle(self, timeout_s: float) -> None:
         tasks = [running.task for running in self._running.values() if running.task is not None]

@@ -155,6 +155,9 @@ def test_an_outage_of_postgresql_under_load_charges_nobody_and_no_job_runs_twice
 ) -> None:
     running = _slow(tmp_path, "queue", 3) + _slow(tmp_path, "suspect", 1)
     _began(running)
+    gate = tmp_path / "gate"
+    stepping = track("steps", tmp_path / "log", payload={"steps": 3, "gate": 2, "until": str(gate)})
+    eventually(stepping.has_written("step-2"), within_s=10)
     with transaction.atomic():
         short = [track("note", tmp_path / "log", lane="tools") for _ in range(400)]
     done = Job.objects.filter(id__in=[job.id for job in short], state="succeeded")
@@ -167,7 +170,8 @@ def test_an_outage_of_postgresql_under_load_charges_nobody_and_no_job_runs_twice
     assert own_servers.revive() == ["postgres"]
     reconnect()
 
-    late = [track("note", tmp_path / "log", lane="queue")]
-    _ended_well(late)
-    (tmp_path / "gate").touch()
+    _ended_well([track("note", tmp_path / "log", lane="tools")])
+    gate.touch()
     _ended_well(running + short)
+    eventually(stepping.is_in("succeeded"), within_s=10)
+    assert (stepping.recorded(), stepping.words()) == ([1, 2, 3], ["step-1", "step-2", "step-3"])

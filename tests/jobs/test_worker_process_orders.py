@@ -90,6 +90,15 @@ def test_the_wall_clock_stops_a_run_and_what_it_finished_is_kept(worker: Process
     assert job.words() == ["step-1", "step-2", "step-3", "step-3"]
 
 
+def test_a_result_that_cannot_be_stored_is_a_failure_and_not_an_endless_run(worker: Process, tmp_path: Path) -> None:
+    job = track("refused", tmp_path / "log", max_attempts=1)
+    eventually(job.is_in("dead"), within_s=10)
+    assert job.words() == ["ran"]
+    error = job.row().error
+    assert error is not None
+    assert "UntranslatableCharacter" in error["detail"]
+
+
 def test_sigterm_lets_short_runs_finish_hands_back_long_ones_and_leaves_no_process(
     processes: Processes, tmp_path: Path
 ) -> None:

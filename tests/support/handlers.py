@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from psycopg.types.json import Jsonb
+
 from jobs.claim import StaleFence, fenced, finish, forget_crashes, note_event, report_progress
 from jobs.handlers import (
     Blocked,
@@ -189,6 +191,12 @@ def tally(change: Transition) -> Script[None]:
         )
 
 
+def refuse_success(change: Transition) -> Script[None]:
+    """Keep something of a success that PostgreSQL cannot keep."""
+    if change.new is State.SUCCEEDED:
+        yield "SELECT %s::jsonb", [Jsonb("\0")]
+
+
 def _write(claim: Claim, word: str) -> None:
     with Path(claim.payload["file"]).open("a") as file:
         file.write(f"{claim.job_id} {word} {os.getpid()} {claim.fence}\n")
@@ -199,3 +207,4 @@ def register() -> None:
     for function in (noop, note, slow, steps, stall, freeze, stale, fail, explode, poison, park):
         register_function(f"test.{function.__name__}", function, retry=QUICK)
     register_function("test.tallied", note, retry=QUICK, on_transition=tally)
+    register_function("test.refused", note, retry=QUICK, on_transition=refuse_success)
