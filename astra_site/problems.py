@@ -9,6 +9,8 @@ from functools import cache
 from django.contrib.auth.decorators import login_not_required
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.utils.html import format_html
+from django.utils.safestring import SafeString, mark_safe
 
 from accounts.problems import CONTENT_TYPE, Problem, kinds
 from agents.runtime.errors import BadInput, RunError
@@ -111,7 +113,8 @@ def explain(request: HttpRequest, slug: str) -> HttpResponse:
     entry = registry().get(slug)
     if entry is None:
         raise Http404(f"There is no problem type {slug}.")
-    return render(request, "problems/explain.html", {"problem": entry})
+    context = {"problem": entry, "meaning": _marked(entry.meaning), "advice": _marked(entry.advice)}
+    return render(request, "problems/explain.html", context)
 
 
 @login_not_required
@@ -130,6 +133,12 @@ def answer(problem: Problem) -> HttpResponse:
 def answer_run_error(error: RunError) -> HttpResponse:
     """Turn an error that the runtime shares with the API, like a bad input, into a response."""
     return JsonResponse({**error.as_problem(), "status": 422}, status=422, content_type=CONTENT_TYPE)
+
+
+def _marked(text: str) -> SafeString:
+    """Show what stands between backticks as code."""
+    parts = [("<code>{}</code>" if place % 2 else "{}", part) for place, part in enumerate(text.split("`"))]
+    return mark_safe("".join(format_html(shape, part) for shape, part in parts))  # noqa: S308 - each part is escaped
 
 
 def _doc(kind: type) -> tuple[str, str]:
