@@ -33,11 +33,11 @@ class DemoModel:
     async def request(self, call: ModelCall) -> Reply:
         """Answer."""
         await asyncio.sleep(self._first_token_s)
-        return answer(call)
+        return await asyncio.to_thread(answer, call)
 
     async def stream(self, call: ModelCall) -> AsyncGenerator[Delta | ToolCall | Reply, None]:
         """Answer token by token."""
-        reply = answer(call)
+        reply = await asyncio.to_thread(answer, call)
         await asyncio.sleep(self._first_token_s)
         for token in _TOKEN.findall(reply.text):
             yield Delta(token)

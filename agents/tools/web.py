@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from django.conf import settings
@@ -55,13 +56,16 @@ async def web_crawl(
     if follow and not seeds:
         raise Refused("bad-url", "None of the links to follow is on the site of the url.")
     seen = [known for known in map(urls.canonical, skip or ()) if known is not None]
-    allow = AllowList(settings.ALLOWED_PRIVATE_HOSTS)
+    try:
+        allow = AllowList(settings.ALLOWED_PRIVATE_HOSTS)
+    except ValueError as error:
+        raise Refused("misconfigured", f"ASTRA_ALLOWED_PRIVATE_HOSTS holds what is no network: {error}.") from None
     async with Fetcher(allow) as fetcher:
         try:
             outcome = await Crawl(fetcher, question, Limits(max_pages, max_depth, SECONDS)).run(start, seeds, seen)
         except FetchFailed as error:
             raise Refused(error.slug, str(error)) from None
-    return report(question, outcome)
+    return await asyncio.to_thread(report, question, outcome)
 
 
 def report(question: str, outcome: Outcome) -> dict[str, Any]:
