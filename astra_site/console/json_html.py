@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString, mark_safe
 #: Objects and lists with more than this many things in them start closed; the outermost does not close at all.
 OPEN_UP_TO = 8
 #: A longer text is cut in the page; the whole of it is one click away.
-MAX_TEXT = 4_000
+MAX_TEXT = 1_500
 #: As many members of one object or list are shown.
 MAX_MEMBERS = 200
 
