@@ -17,6 +17,7 @@ from uuid import UUID
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
+from django.utils import timezone
 from psycopg.types.json import Jsonb
 
 from accounts.problems import Problem
@@ -125,7 +126,7 @@ def invoke(
         entrance: the way in that is used (`agents.modes.Concurrency.entrance`); the endpoint's mode must have it.
         priority: None means as the mode says.
         partition_key: runs of this user with the same key go one after another.
-        run_at: not before this time.
+        run_at: not before this time; one that is past means now.
 
     Raises:
         UnknownEndpoint, ModeNotAllowed, BadInput, RequestTooLarge, TooSlowForMode, IdempotencyConflict, QueueFull.
@@ -159,7 +160,7 @@ def invoke(
         requires=registry.capability(found.agent, found.agent_version),
         partition_key=_partition(user.pk, partition_key),
         hold_keys=("all", f"lane:{lane}", f"agent:{found.agent}", f"endpoint:{found.name}"),
-        run_at=run_at,
+        run_at=run_at if run_at and run_at > timezone.now() else None,
         max_attempts=rules.on_failure.attempts,
         time_limit_s=math.ceil(found.wall_clock_s) + UNWIND_S,
         idempotency=_idempotency(user.pk, found.name, idempotency_key, asked),

@@ -20,10 +20,12 @@ class Actor:
 
     @property
     def name(self) -> str:
+        """What the record calls them."""
         return self.user.get_username() if self.user is not None else "astra"
 
     @property
     def user_id(self) -> int | None:
+        """Their key; None for Astra itself."""
         return self.user.pk if self.user is not None else None
 
 

@@ -120,6 +120,15 @@ def test_an_expiry_that_is_none_is_refused(expires: str) -> None:
     assert not ApiToken.objects.exists()
 
 
+def test_scopes_may_be_given_one_by_one_or_together() -> None:
+    person("alice")
+    for args in (["--scope", "tasks:read", "--scope", "agents:read"], ["--scope", "tasks:read,agents:read"]):
+        secret = run("create_token", "alice", *args)[0].strip()
+        assert tokens.authenticate(secret).scopes == ["tasks:read", "agents:read"]
+    with pytest.raises(CommandError, match="There is no scope 'tasks:delete'; there are tasks:read"):
+        run("create_token", "alice", "--scope", "tasks:delete")
+
+
 def test_a_token_needs_a_user_who_may_sign_in() -> None:
     with pytest.raises(CommandError, match="no user 'nobody'"):
         run("create_token", "nobody")

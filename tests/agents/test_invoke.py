@@ -222,6 +222,11 @@ def test_priority_and_time_are_the_callers(alice: User) -> None:
     assert (job.priority, job.run_at, job.state) == (0, later, State.SCHEDULED)
 
 
+def test_a_time_that_is_past_means_now(alice: User) -> None:
+    made = start(alice, run_at=datetime(2020, 1, 1, tzinfo=UTC))
+    assert (made.state, Job.objects.get(pk=made.run_id).run_at) == (State.QUEUED, None)
+
+
 def test_a_full_lane_refuses_and_says_when_to_come_back(alice: User) -> None:
     load(BASE + "lanes: {queue: {max_depth: 2}}\n")
     first = start(alice, idempotency_key="k")

@@ -29,8 +29,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--scope",
             action="append",
-            choices=list(tokens.SCOPES),
-            help="May be given more than once. Without it the token has every scope.",
+            metavar="SCOPE[,SCOPE…]",
+            help=f"One or more of {', '.join(tokens.SCOPES)}; may be given more than once. Default: all.",
         )
         parser.add_argument("--expires", default="", help="30d, 12h, 90m or a date like 2030-01-31. Default: never.")
 
@@ -43,7 +43,11 @@ class Command(BaseCommand):
             raise CommandError(f"There is no user {username!r}.")
         if not user.is_active:
             raise CommandError(f"The user {username!r} is not active: the token would not work.")
-        token, secret = tokens.create(user, actor=SYSTEM, name=name[:100], scopes=scope, expires_at=_when(expires))
+        scopes = None if scope is None else [name for given in scope for name in given.replace(",", " ").split()]
+        try:
+            token, secret = tokens.create(user, actor=SYSTEM, name=name[:100], scopes=scopes, expires_at=_when(expires))
+        except tokens.UnknownScope as error:
+            raise CommandError(str(error)) from None
         until = f"until {token.expires_at:%Y-%m-%d %H:%M %Z}" if token.expires_at else "until it is revoked"
         self.stderr.write(f"A token of {username} with {', '.join(token.scopes)}, valid {until}. It is shown only now.")
         self.stdout.write(secret)
