@@ -94,9 +94,16 @@ def path(name: str, default: Path, *, shown: str, help: str) -> Path:
     """Read a path, made absolute against the current folder. ``shown`` is the default as the docs name it."""
 
     def parse(raw: str) -> Path:
-        return Path(raw).expanduser().resolve()
+        return _absolute(name, raw)
 
     return _read(Setting(name, "path", shown, help), parse, default)
+
+
+def _absolute(name: str, raw: str) -> Path:
+    """Return the whole path, and say it in the environment too: a child process may run in another folder."""
+    found = Path(raw).expanduser().resolve()
+    os.environ[name] = str(found)
+    return found
 
 
 def items(name: str, default: tuple[str, ...] = (), *, help: str) -> list[str]:
@@ -118,7 +125,7 @@ def secret(name: str, *, shown: str = "", help: str) -> str:
     if value or not file:
         return value
     try:
-        value = Path(file).expanduser().read_text(encoding="utf-8").strip()
+        value = _absolute(f"{name}_FILE", file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise ImproperlyConfigured(f"{name}_FILE names {file!r}, which cannot be read: {reason}.") from None

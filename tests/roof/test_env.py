@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def test_a_path_is_made_absolute(given: Set, monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.chdir(tmp_path)
     given("data dir")
     assert env.path("X_SETTING", Path("/elsewhere"), shown="", help="") == tmp_path / "data dir"
+    # So that a child process finds it from any folder.
+    assert os.environ["X_SETTING"] == str(tmp_path / "data dir")
 
 
 def test_a_secret_may_come_from_a_file_and_the_variable_wins(
