@@ -19,7 +19,8 @@ class RunJournal:
     """Steps of one claim of a run.
 
     Writes of one run go one after the other, and those that come while one is under way go together in the next: so
-    events keep their order, and a wide `gather` costs few transactions. A write is tried again while PostgreSQL is away.
+    events keep their order, and a wide `gather` costs few transactions. While PostgreSQL is away a write is tried
+    again.
     """
 
     def __init__(self, claim: Claim, epoch: int) -> None:
@@ -27,7 +28,6 @@ class RunJournal:
         self._epoch = epoch
         self._waiting: list[tuple[Callable[[], Script[None]], asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
-        self._crashes = claim.crashes
 
     async def load(self) -> Mapping[str, Recorded]:
         """Return every recorded step of the run's current epoch, by key."""
@@ -35,7 +35,8 @@ class RunJournal:
         def read() -> Script[list[dict[str, Any]]]:
             return (
                 yield (
-                    "SELECT key, input_hash, output, kind FROM agents_step WHERE run_id = %s AND epoch = %s ORDER BY id",
+                    "SELECT key, input_hash, output, kind FROM agents_step"
+                    " WHERE run_id = %s AND epoch = %s ORDER BY id",
                     [self._claim.job_id, self._epoch],
                 )
             )
@@ -78,7 +79,6 @@ class RunJournal:
             except Exception as error:
                 self._settle(batch, error)
             else:
-                self._crashes = 0
                 self._settle(batch, None)
 
     @staticmethod
@@ -128,12 +128,12 @@ class RunJournal:
             if not written:
                 return  # the commit whose answer was lost had been made
             yield (
-                "UPDATE agents_run SET steps_done = steps_done + 1, turns = turns + %s, input_tokens = input_tokens + %s,"
-                " output_tokens = output_tokens + %s, cost_usd = cost_usd + %s, cost_known = cost_known AND %s"
-                " WHERE job_id = %s",
+                "UPDATE agents_run SET steps_done = steps_done + 1, turns = turns + %s,"
+                " input_tokens = input_tokens + %s, output_tokens = output_tokens + %s,"
+                " cost_usd = cost_usd + %s, cost_known = cost_known AND %s WHERE job_id = %s",
                 [record.turns, *tokens, cost or 0, usage is None or cost is not None, claim.job_id],
             )
-            if self._crashes:
+            if claim.crashes:
                 yield from forget_crashes(claim)
         yield from note_event(
             claim,
