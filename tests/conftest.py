@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +20,10 @@ from django.conf import settings as django_settings
 
 from astra_site import embedded
 
+ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "ASTRA_TEST_FOLDER"
 LEAKS = ("ASTRA_", "OPENAI_", "ANTHROPIC_", "DATABASE_URL", "REDIS_URL")
+GUARDIAN = pytest.StashKey[subprocess.Popen[bytes]]()
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 
@@ -54,9 +58,23 @@ def pytest_xdist_setupnodes() -> None:
     del os.environ["DJANGO_SETTINGS_MODULE"]
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begin to start the servers, in a process that stops them even if this one is killed."""
+    if WORKER == "main" and not session.config.option.collectonly:
+        session.config.stash[GUARDIAN] = subprocess.Popen(
+            [sys.executable, "-m", "tests.roof.guardian", str(DATA_DIR)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            # Ctrl-C is for us.
+            start_new_session=True,
+        )
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the temporary folder, once, where it was made."""
-    if WORKER == "main":
+    """Let the guardian go: it stops the servers and removes the temporary folder."""
+    if guardian := config.stash.get(GUARDIAN, None):
+        guardian.communicate()
+    elif WORKER == "main":
         shutil.rmtree(DATA_DIR, ignore_errors=True)
 
 
