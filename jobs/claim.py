@@ -102,14 +102,9 @@ def finish(claim: Claim, outcome: Outcome) -> Script[bool]:
 
     A job that was asked to stop is cancelled whatever it came to, unless it had succeeded by then.
     """
-    yield from lock_partition(claim.partition_key)
-    rows = yield (
-        f"SELECT {COLUMNS} FROM jobs_job WHERE id = %s AND fence = %s AND state = 'running' FOR NO KEY UPDATE",
-        [claim.job_id, claim.fence],
-    )
-    if not rows:
+    job = yield from _owned(claim)
+    if job is None:
         return False
-    job = rows[0]
     if isinstance(outcome, Succeeded):
         yield from change(job, State.SUCCEEDED, reason="finished", outcome=outcome, sets={"error": None})
     elif job["cancel_requested_at"] is not None or isinstance(outcome, Cancelled):
@@ -125,6 +120,16 @@ def finish(claim: Claim, outcome: Outcome) -> Script[bool]:
     else:
         raise TypeError(f"{outcome!r} is no outcome")
     return True
+
+
+def _owned(claim: Claim) -> Script[Row | None]:
+    """Lock the job's partition and its row and return the row; None if the claim is stale."""
+    yield from lock_partition(claim.partition_key)
+    rows = yield (
+        f"SELECT {COLUMNS} FROM jobs_job WHERE id = %s AND fence = %s AND state = 'running' FOR NO KEY UPDATE",
+        [claim.job_id, claim.fence],
+    )
+    return rows[0] if rows else None
 
 
 def _fail(job: Row, outcome: Failed) -> Script[None]:
@@ -187,6 +192,19 @@ def _block(job: Row, outcome: Blocked) -> Script[None]:
         blocked_on=[outcome.reason],
         sets=sets,
     )
+
+
+def give_up(claim: Claim, problem: dict[str, Any]) -> Script[bool]:
+    """Make a dead letter of a job whose handler refuses its own part of every outcome: it must not run for ever.
+
+    The handler has no part in it. Returns False, and changes nothing, if the claim is stale.
+    """
+    job = yield from _owned(claim)
+    if job is None:
+        return False
+    sets = {"attempt": job["attempt"] + 1, "error": problem}
+    yield from change(job, State.DEAD, reason="failed", data=problem, sets=sets, tell_handler=False)
+    return True
 
 
 def note_event(claim: Claim, kind: str, reason: str, data: dict[str, Any] | None) -> Script[None]:

@@ -16,7 +16,7 @@ import psycopg
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from jobs import handlers, script
-from jobs.claim import StaleFence, finish
+from jobs.claim import StaleFence, finish, give_up
 from jobs.handlers import Blocked, Cancelled, Claim, Failed, HandedBack, Outcome
 from jobs.pool import drop_broken, get_pool
 from jobs.transitions import UNKNOWN_HANDLER
@@ -144,10 +144,8 @@ class Runner:
             )
             return
         except Exception as error:
-            # What its handler keeps of it cannot be written; text that PostgreSQL refuses, say. Then it has failed.
             logger.exception("job %s: its outcome was refused", claim.job_id, extra={"action": "finish_refused"})
-            failed = Failed(problem_of(error))
-            written = await persist(lambda: finish(claim, failed))
+            written = await _fail(claim, error)
         if not written:
             logger.warning("job %s: fenced off, nothing written", claim.job_id, extra={"action": "fenced_off", **extra})
             return
@@ -170,7 +168,7 @@ class Runner:
         running.at_work = True
         try:
             async with limit:
-                return await handler.run(claim)
+                return _checked(await handler.run(claim))
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None:
@@ -185,6 +183,27 @@ class Runner:
             return Failed(problem_of(error))
         finally:
             running.at_work = False
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    if not isinstance(outcome, Outcome):
+        raise TypeError(f"the handler returned {outcome!r}, which is no outcome")
+    return outcome
+
+
+async def _fail(claim: Claim, error: Exception) -> bool:
+    """Write that a job has failed because its outcome cannot be written; text that PostgreSQL refuses, say.
+
+    When its handler refuses its part of that as well, the job is a dead letter without it: it must not run for ever.
+    """
+    problem = problem_of(error)
+    try:
+        return bool(await persist(lambda: finish(claim, Failed(problem))))
+    except OUTAGE:
+        raise
+    except Exception:
+        logger.exception("job %s: its handler refuses any outcome", claim.job_id, extra={"action": "handler_refuses"})
+        return bool(await persist(lambda: give_up(claim, {**problem, "retriable": False})))
 
 
 def _interrupted(why: Why | None, error: BaseException | None) -> Outcome | None:
@@ -205,6 +224,11 @@ def _took_too_long(claim: Claim) -> Failed:
     return Failed(problem, retriable=False)
 
 
+def _storable(text: str) -> str:
+    """Return the text as PostgreSQL takes it, without NULs and halves of surrogate pairs: it may be anybody's."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -221,8 +245,7 @@ def problem_of(error: BaseException) -> dict[str, Any]:
     return {
         "type": "/problems/unexpected-error",
         "title": "An unexpected error",
-        # PostgreSQL takes no NUL, and the text may be anybody's.
-        "detail": f"{kind}: {str(error)[:500]}".replace("\0", "\ufffd") if str(error) else kind,
+        "detail": f"{kind}: {_storable(str(error)[:500])}" if str(error) else kind,
         "fingerprint": hashlib.sha256(f"{kind}@{where}".encode()).hexdigest()[:16],
         "where": where,
         "retriable": True,

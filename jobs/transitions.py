@@ -80,6 +80,7 @@ def change(
     data: dict[str, Any] | None = None,
     blocked_on: Iterable[str] = (),
     sets: dict[str, Any] | None = None,
+    tell_handler: bool = True,
 ) -> Script[None]:
     """Write one change of a job whose row is locked, its event, its handler's statements, and what follows from it.
 
@@ -110,10 +111,11 @@ def change(
     )
     if not written:
         raise IllegalTransition(f"{job['id']} is no longer {old}: its row was not locked ({reason})")
-    yield from _tell_handler(job, old, new, reason, outcome, redrive)
+    if tell_handler:
+        yield from _tell_handler(job, old, new, reason, outcome, redrive)
     if new is State.QUEUED:
         yield Wake(lane)
-    if new in ENDED or new is State.BLOCKED:
+    if new in ENDED or new in (State.BLOCKED, State.SCHEDULED):
         yield from promote_partition(job["partition_key"])
 
 

@@ -193,7 +193,6 @@ def test_a_retry_gives_way_to_an_older_job_that_was_redriven_meanwhile() -> None
     running = taken(mine)
     Redrive(SYSTEM).run(first)
     end(running, Failed(PROBLEM))
-    Reconciler().tick()
     assert (state(first), state(second)) == (State.QUEUED, State.SCHEDULED)
     pass_time(3600)
     Reconciler().tick()
