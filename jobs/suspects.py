@@ -53,15 +53,22 @@ class SuspectServer:
 
     async def _keep(self, index: int) -> None:
         while True:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "jobs.suspects", "--grace", str(self._grace_s)),
-                # Our sign of life: when we die or stop, it reads the end and stops as well.
-                stdin=PIPE,
-                cwd=settings.BASE_DIR,
-            )
-            self._processes[index] = process
-            code = await process.wait()
-            logger.warning("the suspects' server ended with %s", code, extra={"action": "suspect_server_ended"})
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "jobs.suspects", "--grace", str(self._grace_s)),
+                    # Our sign of life: when we die or stop, it reads the end and stops as well.
+                    stdin=PIPE,
+                    cwd=settings.BASE_DIR,
+                )
+            except OSError as error:
+                # The machine is short of memory or processes now; the lane is ours for longer than that.
+                logger.error(
+                    "the suspects' server does not start: %s", error, extra={"action": "suspect_server_failed"}
+                )
+            else:
+                self._processes[index] = process
+                code = await process.wait()
+                logger.warning("the suspects' server ended with %s", code, extra={"action": "suspect_server_ended"})
             await asyncio.sleep(1)
 
     async def stop(self) -> None:

@@ -67,7 +67,7 @@ class WorkerProcess:
             thread.start()
         suspects = SuspectServer(self._slots.get(lanes.SUSPECT, 0), self._grace_s)
         helpers = [
-            asyncio.create_task(work) for work in (self._listen(), self._hand_back_orphans(), suspects.keep_alive())
+            asyncio.create_task(work) for work in (self._listen(), self._look_for_orphans(), suspects.keep_alive())
         ]
         try:
             await self._stop.wait()
@@ -131,17 +131,25 @@ class WorkerProcess:
         except OUTAGE as error:
             logger.warning("could not look at a cancellation: %s", error, extra={"action": "database_outage"})
 
-    async def _hand_back_orphans(self) -> None:
-        """Hand back jobs that are ours by the database but not here: the answer to a claim or a finish was lost."""
+    async def _look_for_orphans(self) -> None:
         while True:
             await asyncio.sleep(ORPHAN_S / 3)
-            assert self.heartbeat is not None and self.heartbeat.worker_id is not None
             try:
-                pool = await get_pool()
-                for job_id, fence in await script.arun(
-                    pool, lease.held(self.heartbeat.worker_id, older_than_s=ORPHAN_S)
-                ):
-                    if not self.runner.has(job_id, fence):
-                        await script.arun(pool, lease.hand_back(job_id, fence))
+                await self.hand_back_orphans()
             except OUTAGE as error:
                 logger.warning("could not look for orphans: %s", error, extra={"action": "database_outage"})
+
+    async def hand_back_orphans(self) -> None:
+        """Hand back jobs that are ours by the database but not here: the answer to a claim or a finish was lost."""
+        assert self.heartbeat is not None and self.heartbeat.worker_id is not None
+        pool = await get_pool()
+        for job_id, fence in await script.arun(pool, lease.held(self.heartbeat.worker_id, older_than_s=ORPHAN_S)):
+            if self.runner.has(job_id, fence):
+                continue
+            try:
+                await script.arun(pool, lease.hand_back(job_id, fence))
+            except OUTAGE:
+                raise
+            except Exception:
+                # Its handler's part failed, say. The others go on, and it is tried again at the next look.
+                logger.exception("could not hand back job %s", job_id, extra={"action": "hand_back_failed"})

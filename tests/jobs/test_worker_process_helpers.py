@@ -1,0 +1,110 @@
+"""What goes on beside the runs in a worker process: one thing that fails must not end it for good."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from django.db import connection
+
+from jobs import handlers
+from jobs.handlers import Transition, register_function
+from jobs.heartbeat import Heartbeat
+from jobs.pool import close_pool
+from jobs.process import hooks
+from jobs.script import Script
+from jobs.states import State
+from jobs.suspects import SuspectServer
+from jobs.worker import WorkerProcess
+from tests.jobs.drive import pass_time, state, submitted, taken, worker
+from tests.support.handlers import noop
+
+PATIENCE_S = 30
+
+
+async def _in_thread(call: Callable[..., Any], *args: Any) -> Any:
+    def run() -> Any:
+        try:
+            return call(*args)
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(run)
+
+
+def _refuse(change: Transition) -> Script[None]:
+    yield "SELECT 1 / 0", []
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """A handler whose part of a transition always fails."""
+    register_function("test.refuses", noop, on_transition=_refuse)
+    yield "test.refuses"
+    del handlers._handlers["test.refuses"]
+
+
+@pytest_asyncio.fixture
+async def process(transactional_db: None) -> AsyncIterator[WorkerProcess]:
+    """A worker process that has a worker's row and runs nothing."""
+    process = WorkerProcess({"queue": 4})
+    heartbeat = process.heartbeat = Heartbeat(
+        asyncio.get_running_loop(),
+        {"queue": 4},
+        hooks.version,
+        capabilities=tuple,
+        on_stop=process.runner.cancel,
+        on_lost=process.runner.lose,
+    )
+    heartbeat.worker_id = await _in_thread(worker, "queue")
+    yield process
+    await close_pool()
+
+
+async def test_one_orphan_that_cannot_be_handed_back_does_not_keep_the_others(
+    process: WorkerProcess, refusing: str
+) -> None:
+    assert process.heartbeat is not None
+    mine = process.heartbeat.worker_id
+
+    def orphans() -> list[UUID]:
+        register_function(refusing, noop)
+        broken, sound = submitted(refusing), submitted()
+        for _ in range(2):
+            assert mine is not None
+            taken(mine)
+        register_function(refusing, noop, on_transition=_refuse)
+        pass_time(7)
+        return [broken, sound]
+
+    broken, sound = await _in_thread(orphans)
+    await process.hand_back_orphans()
+    assert (await _in_thread(state, sound), await _in_thread(state, broken)) == (State.QUEUED, State.RUNNING)
+
+
+async def test_a_suspects_server_that_cannot_be_started_is_tried_again(
+    settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = settings.BASE_DIR
+    settings.BASE_DIR = tmp_path / "not-there"
+    server = SuspectServer(1, 0.1)
+    keeping = asyncio.create_task(server.keep_alive())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while "suspects' server does not start" not in caplog.text:
+                assert not keeping.done(), "nobody serves the lane any more"
+                await asyncio.sleep(0.01)
+            settings.BASE_DIR = base
+            while server._processes == [None]:
+                await asyncio.sleep(0.01)
+    finally:
+        keeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError, OSError):
+            await keeping
+        await server.stop()
