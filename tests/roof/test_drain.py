@@ -10,15 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from astra_site import listening
+from tests.support.processes import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 30.0
+until = partial(eventually, within_s=DEADLINE_S)
 
 
 class Site:
@@ -60,13 +63,6 @@ def make_site(file: Path) -> Iterator[Callable[[int], Site]]:
     for site in made:
         site.process.kill()
         site.process.wait()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def ask_slowly(site: Site, answers: list[str]) -> threading.Thread:

@@ -10,9 +10,9 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import redis
 
 from astra_site import embedded
 from astra_site.embedded.layout import NOBODY, Layout
+from tests.support.processes import eventually
 
 HOLD = """
 import sys
@@ -32,15 +33,8 @@ with embedded.servers(Path(sys.argv[1]), durable=False):
     sys.stdin.read()
 """
 DEADLINE_S = 60.0
+until = partial(eventually, within_s=DEADLINE_S)
 ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="Only root steps into another user.")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Return when the condition holds; fail when it does not within the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class User:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 from astra_site import sessions
 from astra_site.parent import PIPE
 from astra_site.supervisor import FIRST_S, MOST_S, STEADY_S, Backoff, Child, Signals, Supervisor, how
+from tests.support.processes import eventually
 
 DEADLINE_S = 30.0
+until = partial(eventually, within_s=DEADLINE_S)
 FOREVER = "import time; print('up', flush=True); time.sleep(600)"
 LEAVES_A_PROCESS = "import os, time; os.fork() or os.setpgrp(); time.sleep(600)"
 STUBBORN = """
@@ -75,13 +78,6 @@ class Stage:
 
     def step_until(self, condition: Callable[[], bool]) -> None:
         until(lambda: (self.supervisor.step(), condition())[1])
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:

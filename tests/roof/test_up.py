@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -21,9 +22,11 @@ import pytest
 
 from astra_site import embedded
 from astra_site.embedded.layout import Layout
+from tests.support.processes import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
+until = partial(eventually, within_s=DEADLINE_S)
 COMMANDS = ("web", "worker", "scheduler")
 
 
@@ -91,13 +94,6 @@ class Astra:
 def environment(data_dir: Path) -> dict[str, str]:
     bare = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     return bare | {"ASTRA_DATA_DIR": str(data_dir), "ASTRA_GRACE_S": "5"}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def free_port() -> int:
