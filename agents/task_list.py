@@ -15,8 +15,8 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from accounts import roles
-from agents import queries, registry
-from agents.models import AgentVersion, Run
+from agents import queries
+from agents.models import Run
 from agents.modes import Mode
 from agents.queries import TaskFilter
 from jobs.queries import Bounded
@@ -78,19 +78,11 @@ class ListFilter:
         return [(name, words[name]) for name in _LINKED if getattr(self, name)]
 
     def apply(self, runs: QuerySet[Run], *, with_state: bool = True) -> QuerySet[Run]:
-        """Narrow the tasks down.
-
-        Names are looked up first: knowing their ids, the planner finds the index that serves them.
-        """
+        """Narrow the tasks down."""
         status = (self.state,) if self.state and with_state else ()
-        runs = queries.matching(runs, TaskFilter(status=status, q=self.q))
-        if self.endpoint:
-            known = registry.current().endpoints.get(self.endpoint)
-            runs = runs.filter(endpoint_id=known.id) if known else runs.none()
-        if self.agent:
-            runs = runs.filter(agent_id__in=_ids(AgentVersion.objects.filter(name=self.agent)))
+        runs = queries.matching(runs, TaskFilter(status, self.endpoint, self.agent, self.q))
         if self.user:
-            runs = runs.filter(user_id__in=_ids(User.objects.filter(username=self.user)))
+            runs = runs.filter(user_id__in=queries.ids_of(User.objects.filter(username=self.user)))
         if self.lane:
             runs = runs.filter(job__lane=self.lane)
         if self.mode:
@@ -153,10 +145,6 @@ def _counts(runs: QuerySet[Run]) -> dict[str, Bounded] | None:
             raise
         return None
     return {state: Bounded.of(number, TAB_UP_TO) for state, number in rows}
-
-
-def _ids(rows: QuerySet[Any]) -> list[int]:
-    return list(rows.values_list("pk", flat=True))
 
 
 def _first_id(at: datetime) -> UUID:

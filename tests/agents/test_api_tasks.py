@@ -234,6 +234,17 @@ def test_filters_narrow_the_list_down(alice: Caller) -> None:
     assert found(agent="nobody") == set()
 
 
+@pytest.mark.parametrize("query", [{"endpoint": "count.v1"}, {"agent": "helper"}])
+def test_a_list_is_filtered_by_ids_for_which_there_are_indexes(alice: Caller, query: dict[str, str]) -> None:
+    alice.submit()
+    with CaptureQueriesContext(connection) as captured:
+        alice.get(TASKS, **query)
+    (listed,) = [each["sql"] for each in captured if each["sql"].startswith('SELECT "agents_run"')]
+    where = listed.partition(" WHERE ")[2]
+    assert "_id" in where
+    assert '"name"' not in where, "the planner can't know how many tasks there are of a name"
+
+
 def test_words_of_the_input_or_the_beginning_of_an_id_find_a_task(alice: Caller, bob: Caller) -> None:
     whales = alice.submit({"message": "How deep do Sperm Whales dive?"})
     stars = alice.submit("Why do stars twinkle?")
