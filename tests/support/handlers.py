@@ -6,8 +6,9 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from psycopg.types.json import Jsonb
 
@@ -102,13 +103,16 @@ async def freeze(claim: Claim) -> Outcome:
             _write(claim, "thawed")
         yield from _record(claim, 1)
 
+    async def try_it() -> None:
+        try:
+            await persist(record)
+            _write(claim, "recorded")
+        except StaleFence:
+            _write(claim, "refused")
+            raise
+
     thawed: list[bool] = []
-    try:
-        await persist(record)
-    except StaleFence:
-        _write(claim, "refused")
-        raise
-    _write(claim, "recorded")
+    await _whatever_comes(try_it())
     return Succeeded()
 
 
@@ -119,6 +123,11 @@ async def stale(claim: Claim) -> Outcome:
         _write(claim, "took-over")
         return Succeeded()
     _write(claim, "began")
+    await _whatever_comes(_try_every_write(claim))
+    return Succeeded()
+
+
+async def _try_every_write(claim: Claim) -> None:
     await _until(claim)
     pool = await get_pool()
     writes: dict[str, Callable[[], Script[None]]] = {
@@ -134,7 +143,6 @@ async def stale(claim: Claim) -> Outcome:
     for outcome in (Succeeded(), Failed({}), HandedBack(), Cancelled(), Blocked("test"), Parked([])):
         written = await arun(pool, finish(claim, outcome))
         _write(claim, f"{type(outcome).__name__.lower()}-{'written' if written else 'refused'}")
-    return Succeeded()
 
 
 async def fail(claim: Claim) -> Outcome:
@@ -159,6 +167,17 @@ async def park(claim: Claim) -> Outcome:
     if claim.fence == 1:
         return Parked([WaitFor("person", "approve:1")])
     return Succeeded()
+
+
+async def _whatever_comes(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for the work; it goes on to its end also when we are cancelled, as code that nothing reaches would."""
+    task = asyncio.create_task(work)
+    _unstoppable.add(task)
+    task.add_done_callback(_unstoppable.discard)
+    await asyncio.shield(task)
+
+
+_unstoppable: set[asyncio.Task[None]] = set()
 
 
 async def _until(claim: Claim) -> None:

@@ -20,6 +20,7 @@ from django.db import connection
 from pytest_django import DjangoDbBlocker
 
 from astra_site import embedded
+from astra_site.parent import Leash
 from jobs import wakeups
 from jobs.models import Worker
 
@@ -42,12 +43,13 @@ def eventually(what: Callable[[], T], *, within_s: float) -> T:
 class Process:
     """One process that a test started, in a session of its own with all that it starts in turn."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], leash: Leash) -> None:
         self.popen = subprocess.Popen(
             [sys.executable, "manage.py", *arguments],
             cwd=ROOT,
-            env=os.environ | {"ASTRA_LOG_LEVEL": "WARNING"} | dict(environment),
+            env=os.environ | {"ASTRA_LOG_LEVEL": "WARNING"} | leash.environment() | dict(environment),
             stdin=subprocess.DEVNULL,
+            pass_fds=[leash.descriptor],
             start_new_session=True,
         )
         self.pid = self.popen.pid
@@ -111,10 +113,11 @@ def _session(pid: int) -> int | None:
 
 
 class Processes:
-    """The processes of a test or a module."""
+    """The processes of a test or a module. They end when it does, and also when the tests are killed."""
 
     def __init__(self) -> None:
         self._started: list[Process] = []
+        self._leash = Leash()
 
     def __enter__(self) -> Self:
         return self
@@ -122,10 +125,11 @@ class Processes:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for process in self._started:
             process.end()
+        self._leash.close()
 
     def start(self, *arguments: str, environment: Mapping[str, str] = EMPTY) -> Process:
         """Start a command of `manage.py`."""
-        process = Process(arguments, environment)
+        process = Process(arguments, environment, self._leash)
         self._started.append(process)
         return process
 
