@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -11,9 +12,11 @@ from jobs.handlers import Blocked
 from jobs.holds import lift, place
 from jobs.models import Hold, Job
 from jobs.reconcile import PAGE, Reconciler
+from jobs.script import Wake
 from jobs.states import State
 from tests.jobs.drive import (
     PROBLEM,
+    ask,
     at_once,
     crash,
     end,
@@ -104,6 +107,22 @@ def test_a_thousand_held_jobs_leave_the_head_of_their_lane_within_a_few_sweeps()
         assert sweeps <= 1000 / PAGE
     assert Job.objects.filter(state="blocked").count() == 1000
     assert taken(worker()).job_id == free
+
+
+def test_thousands_of_held_jobs_are_passed_over_without_a_look_at_anything_else() -> None:
+    queue_in_bulk(5000, hold_keys=["agent:a"])
+    ask("UPDATE jobs_job SET state = 'blocked', blocked_on = '{hold:agent:a}'")
+    ask("ANALYZE jobs_job")
+    script.run(place("agent:a", "paused", by="ada"))
+    asked = next(holds.unblockable())
+    assert not isinstance(asked, Wake)
+    sql, params = asked
+    plan = ask(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", params)[0]["QUERY PLAN"][0]["Plan"]
+    assert _most_loops(plan) < 10
+
+
+def _most_loops(node: dict[str, Any]) -> int:
+    return max([int(node["Actual Loops"]), *map(_most_loops, node.get("Plans", ()))])
 
 
 def test_a_blocked_job_under_a_hold_is_not_touched_again_and_again() -> None:
