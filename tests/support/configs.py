@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -33,8 +34,8 @@ endpoints:
 
 
 def write(text: str, folder: Path | None = None) -> Path:
-    """Write a configuration file and return its path."""
-    path = Path(folder or tempfile.mkdtemp()) / "astra.yml"
+    """Write a configuration file, by default into the folder that goes when the tests end, and return its path."""
+    path = Path(folder or tempfile.mkdtemp(dir=os.environ["ASTRA_TEST_FOLDER"])) / "astra.yml"
     path.write_text(text, encoding="utf-8")
     return path
 
