@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from uuid import UUID
 
 import redis.asyncio
 from django.conf import settings
+from django.db import OperationalError as DjangoOperationalError
 from redis.exceptions import RedisError
 
 from jobs import lanes, lease, script, wakeups
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 #: A job that this process holds by the database, but does not run, is handed back after this long. Seconds.
 ORPHAN_S = 6.0
+#: So long after PostgreSQL was away at the start it is tried again. Seconds.
+BEGIN_AGAIN_S = 1.0
 
 
 class WorkerProcess:
@@ -53,8 +57,9 @@ class WorkerProcess:
             on_stop=self.runner.cancel,
             on_lost=self.runner.lose,
         )
+        if not await self._begin(heartbeat):
+            return
         await get_pool()
-        await asyncio.to_thread(heartbeat.start)
         logger.info("worker %s serves %s", heartbeat.worker_id, self._slots, extra={"action": "worker_started"})
         connection = connect(settings.REDIS_URL)
         workers = [
@@ -89,6 +94,19 @@ class WorkerProcess:
             await close_pool()
             connection.close()
             logger.info("worker stopped", extra={"action": "worker_stopped"})
+
+    async def _begin(self, heartbeat: Heartbeat) -> bool:
+        """Begin our lease as soon as PostgreSQL is there. Returns False if we are asked to stop before."""
+        while not self._stop.is_set():
+            try:
+                await asyncio.to_thread(heartbeat.start)
+            except (*OUTAGE, DjangoOperationalError) as error:
+                logger.warning("the database does not answer: %s", error, extra={"action": "database_outage"})
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), BEGIN_AGAIN_S)
+            else:
+                return True
+        return False
 
     async def _take(self, lane: str, limit: int, release: Callable[[], None]) -> int:
         """Claim the best jobs of the lane and start them; ``release`` the slot of each when it has ended."""

@@ -1,9 +1,13 @@
-"""What goes on beside the runs in a worker process: one thing that fails must not end it for good."""
+"""What goes on beside the runs in a worker process, and before them: one failure must not end it for good."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from uuid import UUID
 
 import pytest
 import pytest_asyncio
+from django.conf import settings
 from django.db import connection
 
 from jobs import handlers
@@ -89,10 +94,9 @@ async def test_one_orphan_that_cannot_be_handed_back_does_not_keep_the_others(
 
 
 async def test_a_suspects_server_that_cannot_be_started_is_tried_again(
-    settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    base = settings.BASE_DIR
-    settings.BASE_DIR = tmp_path / "not-there"
+    monkeypatch.setattr(settings, "BASE_DIR", tmp_path / "not-there")
     server = SuspectServer(1, 0.1)
     keeping = asyncio.create_task(server.keep_alive())
     try:
@@ -100,7 +104,7 @@ async def test_a_suspects_server_that_cannot_be_started_is_tried_again(
             while "suspects' server does not start" not in caplog.text:
                 assert not keeping.done(), "nobody serves the lane any more"
                 await asyncio.sleep(0.01)
-            settings.BASE_DIR = base
+            monkeypatch.undo()
             while server._processes == [None]:
                 await asyncio.sleep(0.01)
     finally:
@@ -108,3 +112,26 @@ async def test_a_suspects_server_that_cannot_be_started_is_tried_again(
         with contextlib.suppress(asyncio.CancelledError, OSError):
             await keeping
         await server.stop()
+
+
+def test_a_worker_that_starts_before_the_database_waits_for_it_and_can_be_stopped() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"postgresql://astra@127.0.0.1:{nobody.getsockname()[1]}/astra"
+        worker = subprocess.Popen(
+            [sys.executable, "manage.py", "worker", "--lane", "queue:1"],
+            cwd=settings.BASE_DIR,
+            env=os.environ | {"DATABASE_URL": url},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert worker.stderr is not None
+        try:
+            said = next((line for line in worker.stderr if "database_outage" in line), "")
+            assert "the database does not answer" in said, "it gave up"
+            worker.terminate()
+            assert worker.wait(PATIENCE_S) == 0
+            assert "Traceback" not in worker.stderr.read()
+        finally:
+            worker.kill()
+            worker.communicate()
