@@ -11,7 +11,7 @@ import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +26,7 @@ from agents.config.faults import nearest
 from agents.input_check import check_input
 from agents.models import Run
 from agents.modes import policy
+from agents.payload import bad_input
 from agents.registry import EndpointInfo, Registry
 from agents.runtime.types import Budget
 from audit import trail
@@ -39,6 +40,8 @@ from jobs.submit import Idempotency, IdempotencyMismatch, LaneFull, Submission, 
 HANDLER = "agent-run"
 #: The run ends itself at its wall clock, with what it was doing; only one that does not is stopped from outside.
 UNWIND_S = 10
+#: PostgreSQL keeps moments that Python cannot read back: one such row would break every list that it stands in.
+MAX_AHEAD = timedelta(days=36_525)
 
 
 class UnknownEndpoint(Problem):
@@ -126,7 +129,7 @@ def invoke(
         entrance: the way in that is used (`agents.modes.Concurrency.entrance`); the endpoint's mode must have it.
         priority: None means as the mode says.
         partition_key: runs of this user with the same key go one after another.
-        run_at: not before this time; one that is past means now.
+        run_at: not before this time; one that is past means now. At most `MAX_AHEAD`.
 
     Raises:
         UnknownEndpoint, ModeNotAllowed, BadInput, RequestTooLarge, TooSlowForMode, IdempotencyConflict, QueueFull.
@@ -142,6 +145,8 @@ def invoke(
         raise ModeNotAllowed(f"{found.name} is of mode {found.mode}.{can}", endpoint=found.name, mode=found.mode)
     check_input(found, input)
     _check_fit(known, found, input)
+    if run_at and run_at - timezone.now() > MAX_AHEAD:
+        raise bad_input(("run_at",), "it may be at most a hundred years ahead")
     budget = budget or Budget()
     asked = {
         "input": input,

@@ -344,6 +344,8 @@ def test_a_key_that_is_none_is_refused(alice: Caller, key: str) -> None:
         ({"endpoint": "help.v1", "input": "x", "priority": "urgent"}, ["priority"]),
         ({"endpoint": "help.v1", "input": "x", "run_at": "2100-01-01T00:00:00"}, ["run_at"]),
         ({"endpoint": "help.v1", "input": "x", "run_at": "soon"}, ["run_at"]),
+        # In UTC this is the year 10000, which PostgreSQL keeps and Python cannot read back.
+        ({"endpoint": "help.v1", "input": "x", "run_at": "9999-12-31T23:59:59-14:00"}, ["run_at"]),
         ({"endpoint": "help.v1", "input": "x", "partition_key": ""}, ["partition_key"]),
         ({"endpoint": "help.v1", "input": "x", "budget": {"max_turns": 0}}, ["budget", "max_turns"]),
         ({"endpoint": "help.v1", "input": "x", "budget": {"cost_cap_usd": -1}}, ["budget", "cost_cap_usd"]),
