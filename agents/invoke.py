@@ -179,9 +179,9 @@ def invoke(
                 after = {"endpoint": found.name, "user": user.get_username()}
                 trail.record(actor, "task.submit", "job", submitted.job_id, after=after)
     except IdempotencyMismatch as error:
-        raise IdempotencyConflict(f"{str(error).capitalize()}.") from None
+        raise IdempotencyConflict(_sentence(error)) from None
     except LaneFull as error:
-        raise QueueFull(f"{str(error).capitalize()}.", headers={"Retry-After": str(error.retry_after_s)}) from None
+        raise QueueFull(_sentence(error), headers={"Retry-After": str(error.retry_after_s)}) from None
     return Invoked(submitted.job_id, submitted.state, submitted.created)
 
 
@@ -208,6 +208,11 @@ def edit_and_redrive(run: Run, input: Any, *, actor: Actor) -> Invoked:
         )
         trail.record(actor, "task.redrive_edited", "job", run.job_id, after={"task_id": str(made.run_id)})
     return made
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _check_fit(known: Registry, endpoint: EndpointInfo, input: Any) -> None:

@@ -187,9 +187,10 @@ def test_a_key_and_the_same_request_make_one_run(alice: User) -> None:
 
 @pytest.mark.parametrize("other", [{"input": "bye"}, {"partition_key": "p"}, {"budget": Budget(max_turns=1)}])
 def test_a_key_with_another_request_is_refused(alice: User, other: dict[str, Any]) -> None:
-    start(alice, idempotency_key="k")
-    with pytest.raises(IdempotencyConflict):
-        start(alice, idempotency_key="k", **other)
+    start(alice, idempotency_key="Order-K")
+    with pytest.raises(IdempotencyConflict) as caught:
+        start(alice, idempotency_key="Order-K", **other)
+    assert caught.value.detail == "The idempotency key 'Order-K' was used for another request."
 
 
 def test_a_key_belongs_to_its_user_and_endpoint(alice: User) -> None:
