@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from psycopg.types.json import Jsonb
 
 from jobs import script
-from jobs.script import Script
+from jobs.script import Row, Script
 from jobs.states import State
 from jobs.transitions import COLUMNS, change, lock, lock_partition, release
 
@@ -110,7 +110,6 @@ def end(worker_id: UUID, how: str) -> Script[int]:
     )
     for key in sorted({row["partition_key"] for row in held if row["partition_key"] is not None}):
         yield from lock_partition(key)
-    reason = {"lost": "lease-lost", "died": "worker-died", "stopped": "worker-stopped"}[how]
     count = 0
     for row in held:
         locked = yield (
@@ -118,12 +117,47 @@ def end(worker_id: UUID, how: str) -> Script[int]:
             [row["id"], worker_id],
         )
         if locked:
-            new = yield from release(locked[0], how=reason)
+            yield from _release(locked[0], how)
             count += 1
-            logger.warning(
-                "job %s: %s, now %s", row["id"], reason, new, extra={"action": "job_released", "job": str(row["id"])}
-            )
     return count
+
+
+def _release(job: Row, how: str) -> Script[None]:
+    reason = {"lost": "lease-lost", "died": "worker-died", "stopped": "worker-stopped"}[how]
+    new = yield from release(job, how=reason)
+    extra = {"action": "job_released", "job": str(job["id"])}
+    logger.warning("job %s: %s, now %s", job["id"], reason, new, extra=extra)
+
+
+def close_expired(worker_id: UUID) -> Script[bool]:
+    """End an overdue worker's row and leave its jobs to `abandoned`: for when one of them can't be taken with it."""
+    rows = yield (
+        "UPDATE jobs_worker SET ended_at = now(), \"end\" = 'lost'"
+        " WHERE id = %s AND ended_at IS NULL AND lease_until < now() RETURNING id",
+        [worker_id],
+    )
+    return bool(rows)
+
+
+def abandoned(limit: int = 500) -> Script[list[UUID]]:
+    """Return running jobs whose worker has ended."""
+    rows = yield (
+        "SELECT j.id FROM jobs_job j JOIN jobs_worker w ON w.id = j.worker_id"
+        " WHERE j.state = 'running' AND w.ended_at IS NOT NULL LIMIT %s",
+        [limit],
+    )
+    return [row["id"] for row in rows]
+
+
+def take_abandoned(job_id: UUID) -> Script[bool]:
+    """Take one job from a worker that has ended. Returns False if somebody else has."""
+    job = yield from lock(job_id)
+    if job is None or job["state"] != State.RUNNING:
+        return False
+    rows = yield 'SELECT "end" FROM jobs_worker WHERE id = %s AND ended_at IS NOT NULL', [job["worker_id"]]
+    if rows:
+        yield from _release(job, rows[0]["end"])
+    return bool(rows)
 
 
 def expired() -> Script[list[UUID]]:

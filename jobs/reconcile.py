@@ -65,9 +65,17 @@ def expire_leases() -> int:
     """Declare overdue leases lost and take what they held. Returns how many workers were lost."""
     lost = 0
     for worker_id in script.run(lease.expired()):
-        # Asked again under the row's lock: it may have renewed in between.
-        with _each_by_itself("worker", worker_id):
+        try:
+            # Asked again under the row's lock: it may have renewed in between.
             lost += script.run(_expire(worker_id))
+        except Exception as error:
+            if is_outage(error):
+                raise
+            logger.exception(
+                "could not take all jobs of worker %s at once", worker_id, extra={"action": "reconcile_failed"}
+            )
+            with _each_by_itself("worker", worker_id):
+                lost += script.run(lease.close_expired(worker_id))
     return lost
 
 
@@ -137,6 +145,7 @@ def _each(found: Iterable[UUID], what: Callable[[UUID], Script[object]]) -> None
 
 
 OWN_SWEEPS = (
+    Sweep("abandoned jobs", lambda: _each(script.run(lease.abandoned()), lease.take_abandoned), 1.0),
     Sweep("due jobs", lambda: _each(script.run(due_jobs()), make_due), 1.0),
     Sweep("due waits", resolve_due_waits, 1.0),
     Sweep("held jobs", lambda: _each(script.run(holds.held()), holds.block), 1.0),

@@ -179,7 +179,7 @@ class Migration(migrations.Migration):
                 (
                     "attempt",
                     models.PositiveIntegerField(
-                        default=0, help_text="Attempts that counted: failures and crashes alone."
+                        default=0, help_text="Attempts that failed. Crashes are counted apart."
                     ),
                 ),
                 ("max_attempts", models.PositiveIntegerField(default=3)),

@@ -57,7 +57,7 @@ class Job(models.Model):
     )
     run_at = models.DateTimeField(null=True, blank=True, help_text="Not before this time.")
 
-    attempt = models.PositiveIntegerField(default=0, help_text="Attempts that counted: failures and crashes alone.")
+    attempt = models.PositiveIntegerField(default=0, help_text="Attempts that failed. Crashes are counted apart.")
     max_attempts = models.PositiveIntegerField(default=3)
     crashes = models.PositiveIntegerField(default=0, help_text="Workers that died under it since its last new step.")
     generation = models.PositiveIntegerField(default=1, help_text="Raised by each redrive.")

@@ -199,22 +199,40 @@ def test_reconcilers_at_once_expire_a_lease_once() -> None:
         assert [reason for *_, reason in story(job_id)] == ["submitted", "claimed", "lease-lost"]
 
 
-def test_one_lease_that_cannot_be_ended_keeps_no_other() -> None:
-    """A handler that refuses the change of one job must not keep its neighbours' workers alive."""
-
-    async def never(claim: handlers.Claim) -> Outcome:
-        raise NotImplementedError
-
-    def refuse(change: Transition) -> Script[None]:
-        yield "SELECT 1", []
-        raise RuntimeError("refused")
-
-    handlers.register_function("test.refuses", never, on_transition=refuse)
-    bad, good = running("test.refuses"), running()
+def test_a_job_that_cannot_be_taken_from_a_dead_worker_keeps_no_other(refusing: str) -> None:
+    """A handler that refuses the change must not keep its neighbours in the same process, nor other workers'."""
+    mine = worker()
+    made = [submitted(refusing), submitted(refusing, payload={"refuse": True}), submitted()]
+    for _ in made:
+        taken(mine)
+    other = running()
     pass_time(lease.LEASE_S + 1)
     Reconciler().tick()
-    assert state(bad.job_id) is State.RUNNING
-    assert state(good.job_id) is State.QUEUED
+    assert Worker.objects.get(pk=mine).end == "lost"
+    assert [state(job_id) for job_id in made] == [State.QUEUED, State.RUNNING, State.QUEUED]
+    assert story(made[0])[-1] == ("running", "queued", "lease-lost")
+    assert state(other.job_id) is State.QUEUED
+    ask("UPDATE jobs_job SET payload = '{}'")
+    Reconciler().tick()
+    assert state(made[1]) is State.QUEUED, "it is tried again and again"
+
+
+@pytest.mark.parametrize(("how", "lane"), [("lost", "suspect"), ("died", "suspect"), ("stopped", "queue")])
+def test_a_job_whose_worker_has_ended_is_found_however_it_came_to_be_left(how: str, lane: str) -> None:
+    claimed = running()
+    ask('UPDATE jobs_worker SET ended_at = now(), "end" = %s', [how])
+    Reconciler().tick()
+    assert (state(claimed.job_id), job(claimed.job_id).lane) == (State.QUEUED, lane)
+
+
+def test_a_job_that_was_taken_meanwhile_is_not_taken_again() -> None:
+    claimed, alive = running(), running()
+    script.run(lease.end(claimed.worker_id, "died"))
+    before = snapshot()
+    assert not script.run(lease.take_abandoned(claimed.job_id))
+    assert not script.run(lease.take_abandoned(alive.job_id))
+    assert not script.run(lease.close_expired(alive.worker_id))
+    assert snapshot() == before
 
 
 def test_the_dead_of_one_machine_are_released_at_once_and_only_they() -> None:
