@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import IntegrityError
 
 from audit.trail import SYSTEM
@@ -141,3 +142,7 @@ def test_the_database_lets_only_one_job_of_a_partition_be_active() -> None:
     with pytest.raises(IntegrityError, match="job_one_active_per_partition"):
         ask("UPDATE jobs_job SET state = 'queued', blocked_on = '{}' WHERE id = %s", [second])
     assert (state(first), state(second)) == (State.QUEUED, State.BLOCKED)
+
+
+def test_the_migrations_make_what_the_models_say() -> None:
+    call_command("makemigrations", "jobs", check=True, dry_run=True, verbosity=0)
