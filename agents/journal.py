@@ -127,14 +127,16 @@ class RunJournal:
             )
             if not written:
                 return  # the commit whose answer was lost had been made
-            yield (
-                "UPDATE agents_run SET steps_done = steps_done + 1, turns = turns + %s,"
-                " input_tokens = input_tokens + %s, output_tokens = output_tokens + %s,"
-                " cost_usd = cost_usd + %s, cost_known = cost_known AND %s WHERE job_id = %s",
-                [record.turns, *tokens, cost or 0, usage is None or cost is not None, claim.job_id],
-            )
             if claim.crashes:
                 yield from forget_crashes(claim)
+        if record.ok or (usage is not None and record.is_final):
+            # A step that failed was paid for all the same.
+            yield (
+                "UPDATE agents_run SET steps_done = steps_done + %s, turns = turns + %s,"
+                " input_tokens = input_tokens + %s, output_tokens = output_tokens + %s,"
+                " cost_usd = cost_usd + %s, cost_known = cost_known AND %s WHERE job_id = %s",
+                [int(record.ok), record.turns, *tokens, cost or 0, usage is None or cost is not None, claim.job_id],
+            )
         yield from note_event(
             claim,
             "step",

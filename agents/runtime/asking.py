@@ -49,7 +49,8 @@ class Asker:
         """Return a reply whose usage includes what failed attempts are known to have cost.
 
         Raises:
-            RunError: the last failure, when neither the model nor its fallbacks gave a sound reply.
+            RunError: the last failure, when neither the model nor its fallbacks gave a sound reply. Its usage is that
+                of all attempts.
         """
         failed: RunError | None = None
         spent = Usage()
@@ -68,16 +69,17 @@ class Asker:
                         break
                     await on_retry(error, f"attempt {attempt} failed, next in {wait_s:.1f} s: {error.detail}")
                     await asyncio.sleep(wait_s)
-                except BudgetExceeded:
-                    if failed is None:
-                        raise
+                except RunError as error:
+                    spent += error.usage or Usage()
+                    if failed is None or not isinstance(error, BudgetExceeded):
+                        raise _charged(error, spent) from error.__cause__
                     break  # a cheaper fallback may still be within the budget
                 else:
                     return reply.model_copy(update={"usage": reply.usage + spent})
             if isinstance(failed, BadReply):
                 break  # it did answer: another model is no cure for that
         assert failed is not None
-        raise failed
+        raise _charged(failed, spent)
 
     def _candidates(self) -> list[tuple[str, ...]]:
         return [self._meter.choice(), *((model,) for model in self._models.fallback)]
@@ -109,6 +111,13 @@ class Asker:
         whole = min(self._attempts.max_s, self._attempts.base_s * 2 ** (attempt - 1))
         wait_s: float = max(whole * random.uniform(0.5, 1.0), float(error.extra.get("retry_after_s") or 0.0))
         return wait_s if wait_s <= self._attempts.max_s and wait_s < self._left_s() else None
+
+
+def _charged(error: RunError, spent: Usage) -> RunError:
+    """Return the error that a step ends with, with what all its attempts are known to have cost."""
+    if spent != Usage():
+        error.usage = spent
+    return error
 
 
 def sound(reply: Reply, call: ModelCall) -> None:

@@ -159,7 +159,7 @@ class RunContext:
         async def work() -> Done:
             started = self.recorder.clock()
             reply = await self._asker.ask(
-                draft, want, send, lambda error, line: self.recorder.fail(slot, error, started, line)
+                draft, want, send, lambda error, line: self.recorder.fail_attempt(slot, error, started, line)
             )
             calls = ", ".join(call.tool for call in reply.calls)
             summary = f"{reply.text} → {calls}" if calls else reply.text

@@ -43,6 +43,8 @@ class StepRecord:
     usage: Usage | None = None
     #: Of a failed step: the problem.
     problem: dict[str, Any] | None = None
+    #: False for an attempt that another follows: the record of how the step ends counts what this one used as well.
+    is_final: bool = True
     #: 1 when the step is a model reply that counts as a turn.
     turns: int = 0
 

@@ -161,10 +161,19 @@ class Recorder:
         record = self._record(slot, started, output=done.output, summary=one_line(done.summary))
         await self._write(replace(record, model=done.model, usage=done.usage, turns=done.turns))
 
-    async def fail(self, slot: Slot, error: RunError, started: datetime, summary: str = "") -> None:
-        """Tell that the step, or one attempt of it, failed."""
-        record = self._record(slot, started, output=None, summary=one_line(summary or error.detail))
-        await self._write(replace(record, ok=False, usage=error.usage, problem=problem(error)))
+    async def fail(self, slot: Slot, error: RunError, started: datetime) -> None:
+        """Tell that the step failed, and what all its attempts used."""
+        await self._tell_failure(slot, error, started, error.detail, is_final=True)
+
+    async def fail_attempt(self, slot: Slot, error: RunError, started: datetime, summary: str) -> None:
+        """Tell that one attempt failed and that another follows."""
+        await self._tell_failure(slot, error, started, summary, is_final=False)
+
+    async def _tell_failure(
+        self, slot: Slot, error: RunError, started: datetime, summary: str, *, is_final: bool
+    ) -> None:
+        record = self._record(slot, started, output=None, summary=one_line(summary))
+        await self._write(replace(record, ok=False, usage=error.usage, problem=problem(error), is_final=is_final))
 
     async def flush(self, branch: Branch) -> None:
         """Record what the program's going on has made history. Comes before whatever it does next."""

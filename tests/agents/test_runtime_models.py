@@ -224,10 +224,10 @@ def test_an_error_that_will_not_pass_is_not_tried_again(error: RunError) -> None
     ],
 )
 def test_a_reply_that_cannot_be_used_is_a_typed_error_and_is_paid_for(answer: Any, error: type[RunError]) -> None:
-    port = ScriptedPort([lambda call: answer])
+    port, journal = ScriptedPort([lambda call: answer]), JsonJournal()
 
     async def work() -> tuple[int, int]:
-        ctx = context(port=port)
+        ctx = context(journal, port=port)
         with pytest.raises(error):
             await execute(ask, ctx)
         return ctx.totals.output_tokens, len(port.calls)
@@ -235,6 +235,21 @@ def test_a_reply_that_cannot_be_used_is_a_typed_error_and_is_paid_for(answer: An
     tokens, asked = run(work())
     assert asked == (3 if error is BadReply else 1)
     assert tokens == 10 * asked
+    (told,) = [record for record in journal.failures if record.is_final]
+    assert told.usage is not None
+    assert told.usage.output_tokens == tokens, "the journal hears of every attempt that was paid for"
+
+
+@pytest.mark.parametrize("last", [ModelRefused("bad key"), reply("", finish="length"), reply("", finish="error")])
+def test_a_step_that_fails_in_another_way_at_last_tells_what_its_first_attempts_cost(last: Any) -> None:
+    failed = BadReply("not JSON")
+    failed.usage = Usage(input_tokens=5, output_tokens=100, cost_usd=Decimal("0.5"))
+    journal = JsonJournal()
+    with pytest.raises(RunError):
+        run(go(ask, journal, ScriptedPort([failed, last, last])))
+    (told,) = [record for record in journal.failures if record.is_final]
+    assert told.usage is not None
+    assert told.usage.output_tokens >= 100
 
 
 def test_data_cut_off_is_an_error_and_text_cut_off_says_so() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ import pytest_asyncio
 from agents.journal import RunJournal
 from agents.models import AgentVersion, Endpoint, Run
 from agents.runtime.ports import StepRecord, Superseded
+from agents.runtime.types import Usage
 from audit.trail import SYSTEM
 from jobs import lease, script
 from jobs.actions import Cancel
@@ -300,3 +302,17 @@ async def test_a_new_step_clears_the_count_of_crashes(claimed_run: Claim) -> Non
     assert (await _in_thread(job, claimed.job_id)).crashes == 2, "a failed step is no progress, and telling it is none"
     await journal.record(_step("look#1"))
     assert (await _in_thread(job, claimed.job_id)).crashes == 0
+
+
+@pytest.mark.usefixtures("_pool")
+async def test_a_run_is_charged_for_a_step_that_failed_and_once_for_its_attempts(claimed_run: Claim) -> None:
+    one, both = (Usage(input_tokens=5 * n, output_tokens=10 * n, cost_usd=Decimal("0.5") * n) for n in (1, 2))
+    journal = RunJournal(claimed_run, 1)
+    await journal.record(_step("ask#1", ok=False, usage=one, is_final=False))
+    await journal.record(_step("ask#1", ok=False, usage=both))
+    run = await _in_thread(lambda: Run.objects.get(job_id=claimed_run.job_id))
+    assert (run.steps_done, run.turns, run.cost_known) == (0, 0, True)
+    assert (run.input_tokens, run.output_tokens, run.cost_usd) == (10, 20, Decimal(1))
+    await journal.record(_step("ask#1", ok=False, usage=Usage(output_tokens=1, cost_usd=None)))
+    run = await _in_thread(lambda: Run.objects.get(job_id=claimed_run.job_id))
+    assert (run.output_tokens, run.cost_known) == (21, False)
