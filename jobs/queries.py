@@ -171,5 +171,8 @@ def workers(limit: int) -> list[Worker]:
 
 
 def waits_for_people() -> QuerySet[Wait]:
-    """Return the decisions that people have yet to make, the oldest first."""
-    return Wait.objects.filter(kind=Wait.Kind.PERSON, resolved_at=None).order_by("created_at")
+    """Return the decisions that people have yet to make, the oldest first.
+
+    A task that was cancelled while it waited keeps its open waits, for a redrive; nobody is to decide on them.
+    """
+    return Wait.objects.filter(kind=Wait.Kind.PERSON, resolved_at=None, job__state=State.WAITING).order_by("created_at")

@@ -137,6 +137,7 @@ def test_pending_approvals_are_the_open_waits_for_people(operator: Client) -> No
     Wait.objects.create(job=run.job, kind="person", key="approve")
     Wait.objects.create(job=run.job, kind="tool", key="crawl")
     Wait.objects.create(job=task("waiting").job, kind="person", key="done", resolved_at=timezone.now())
+    Wait.objects.create(job=task("cancelled").job, kind="person", key="never-asked-again")
     assert str(gather().waiting) == "1"
     assert f"/console/tasks/{run.pk}/".encode() in operator.get(URL).content
 
