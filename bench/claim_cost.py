@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from bench.rounds import percentiles
 from bench.stage import Stage
@@ -36,6 +37,10 @@ FEW, MANY, FINISHED = 1_000, 100_000, 1_000_000
 IN_FLIGHT = 256
 
 
+class ClaimedLess(Exception):
+    """Not every claim took a job, so what was timed is not what it should be."""
+
+
 class BadPlan(Exception):
     """The claim does not read the queue in order from its index."""
 
@@ -59,19 +64,17 @@ def measure(stage: Stage, *, quick: bool) -> list[Row]:
         for size, times in others
         for key, what in (("p50", "Claim, p50,"), ("p95", "Claim, p95,"), ("look", "Look at an empty lane,"))
     ]
-    idle, busy = _beats(0), _beats(IN_FLIGHT)
-    return [
-        *rows,
-        Row(f"Heartbeat, {IN_FLIGHT} in flight", "ms", "none in flight", busy, idle, more_is_better=False),
-    ]
+    return [*rows, _heartbeat(1 if quick else 5)]
 
 
-def _execute(*statements: str) -> None:
+def _execute(*statements: str) -> list[Any]:
+    """Run statements; the rows of the last, if it has any."""
     from django.db import connection
 
     with connection.cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
 
 
 def _times(count: int) -> dict[str, float]:
@@ -82,6 +85,9 @@ def _times(count: int) -> dict[str, float]:
     worker = script.run(lease.register({"queue": count}, (), "bench"))
     _check_plan(claim(worker, "queue"))
     claims = _timed(count, lambda: script.run(claim(worker, "queue")))
+    claimed = _execute("SELECT count(*) FROM jobs_job WHERE state = 'running'")
+    if claimed != [(count,)]:
+        raise ClaimedLess(f"{count} claims took {claimed} jobs: the lease ran out meanwhile")
     looks = _timed(count, lambda: script.run(claim(worker, "batch")))
     _execute("UPDATE jobs_job SET state = 'queued', worker_id = NULL WHERE state = 'running'", "VACUUM jobs_job")
     script.run(lease.end(worker, "stopped"))
@@ -105,20 +111,23 @@ def _check_plan(script: Any) -> None:
         raise BadPlan(plan)
 
 
-def _beats(in_flight: int) -> list[float]:
-    """Return the milliseconds of each of some heartbeats of a worker with so many jobs."""
+def _heartbeat(rounds: int) -> Row:
+    """Compare the heartbeat of a worker with hundreds of jobs to that of one with none."""
     from jobs import lease, script
     from jobs.claim import claim_some
 
-    worker = script.run(lease.register({"queue": in_flight}, (), "bench"))
-    script.run(claim_some(worker, "queue", in_flight))
+    def beats(worker: UUID) -> float:
+        def beat() -> None:
+            script.run(lease.renew(worker))
+            script.run(lease.update_capabilities(worker, ()))
 
-    def beat() -> None:
-        script.run(lease.renew(worker))
-        script.run(lease.update_capabilities(worker, ()))
+        return percentiles(_timed(50, beat))["p50"]
 
-    beat()
-    return [seconds * 1000 for seconds in _timed(100, beat)]
+    idle, busy = (script.run(lease.register({"queue": IN_FLIGHT}, (), "bench")) for _ in range(2))
+    script.run(claim_some(busy, "queue", IN_FLIGHT))
+    times = [(beats(busy), beats(idle)) for _ in range(rounds)]
+    mine, others = zip(*times, strict=True)
+    return Row(f"Heartbeat, {IN_FLIGHT} in flight", "ms", "none in flight", mine, others, more_is_better=False)
 
 
 def _timed(count: int, work: Callable[[], object]) -> list[float]:

@@ -152,7 +152,12 @@ class Rq(Peer):
         return ["rq.cli", "worker", *url, "default"]
 
     def remaining(self) -> int:
-        return int(self.stage.valkey.llen("rq:queue:default")) + int(self.stage.valkey.zcard("rq:wip:default"))
+        # Between the queue and those at work a task lies in a list of its own; all are read at once.
+        with self.stage.valkey.pipeline() as pipeline:
+            pipeline.llen("rq:queue:default")
+            pipeline.llen("rq:queue:default:intermediate")
+            pipeline.zcard("rq:wip:default")
+            return sum(pipeline.execute())
 
 
 class Celery(Peer):
