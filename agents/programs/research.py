@@ -17,7 +17,7 @@ from agents.runtime.program import program
 from agents.runtime.types import Message, ToolCall, ToolResult
 
 DEFAULT_PAGES = 20
-MOST_PAGES = 200
+MOST_PAGES = 500
 #: Pages of one step: a worker that is killed loses the pages of the step it was in, no more.
 WAVE = 10
 #: Of a wave after the first, this share goes to links known before, and the rest to what those pages link to, as long
@@ -208,7 +208,7 @@ def failure(start_url: str, result: ToolResult) -> RunError:
     """Return the error of a crawl that could not begin, in words for whoever asked."""
     said = result.content if isinstance(result.content, str) else str(result.content)
     if result.error in _REASONS_OF_USER:
-        return StartUnreachable(f"{start_url} could not be read: {said}", reason=result.error)
+        return StartUnreachable(said if start_url in said else f"{start_url}: {said}", reason=result.error)
     return ProgramError(f"The crawl of {start_url} failed: {said}", reason=result.error)
 
 

@@ -7,6 +7,7 @@ import pytest
 from django.conf import settings
 
 from agents.config import Config, ConfigError, load_config
+from agents.programs.research import MOST_PAGES
 from tests.support.configs import BASE, write
 
 GOOD = """\
@@ -46,6 +47,9 @@ def changed(old: str, new: str) -> str:
 def test_the_shipped_file_is_valid_and_has_the_stable_endpoints() -> None:
     shipped = load_config(settings.BASE_DIR / "astra.yml")
     assert {"answer.v1", "research.v1"} <= set(shipped.endpoints)
+    size = shipped.endpoints["research.v1"].request_size
+    assert size is not None
+    assert (size.of, size.max) == ("max_pages", MOST_PAGES)
 
 
 def test_a_file_is_read_whole() -> None:

@@ -188,6 +188,7 @@ async def test_a_start_page_that_cannot_be_read_is_the_user_s_own_error(site: Si
         await research({"question": "anything", "start_url": start.format(site=site.url)})
     assert (caught.value.slug, caught.value.users_own, caught.value.retriable) == ("start-unreachable", True, False)
     assert says in caught.value.detail
+    assert caught.value.detail.count(start.format(site=site.url)) == 1
 
 
 @pytest.mark.parametrize(
