@@ -58,5 +58,7 @@ def _say(error: ValidationError) -> str:
         names = [kind for kind in dict.fromkeys(kinds) if isinstance(kind, str)]
         if names and len(names) == len(set(kinds)):
             return f"it must be of type {' or '.join(names)}"
+    if error.validator == "pattern" and isinstance(error.schema, dict) and error.schema.get("format") == "uri":
+        return "it must be an address like https://example.org/"
     message = error.message
     return message if len(message) <= 300 else f"{message[:297]}…"

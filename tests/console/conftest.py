@@ -32,7 +32,7 @@ endpoints:
         - type: object
           properties:
             question: {type: string, minLength: 1, description: What you want to know.}
-            start_url: {type: string, format: uri}
+            start_url: {type: string, format: uri, pattern: "^$|^https?://"}
             max_pages: {type: integer, minimum: 1, maximum: 20}
           required: [question]
           additionalProperties: false

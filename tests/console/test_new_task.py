@@ -55,6 +55,11 @@ def test_htmx_is_sent_to_the_new_task_instead_of_getting_its_page_into_the_form(
     [
         ({"in-question": ""}, "question", "Fill this in."),
         ({"in-question": "Why?", "in-max_pages": "many"}, "max_pages", "Write a whole number."),
+        (
+            {"in-question": "Why?", "in-start_url": "example"},
+            "start_url",
+            "it must be an address like https://example.org/",
+        ),
         ({"in-question": "Why?", "in-max_pages": "99"}, "max_pages", "99 is greater than the maximum of 20"),
     ],
 )

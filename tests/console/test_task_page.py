@@ -145,7 +145,7 @@ def test_a_problem_is_told_in_words_with_what_to_do(operator: Client) -> None:
     shown = page(operator, task("dead"))
     assert "The model is not available now" in shown
     assert "It was tried 3 times. Redrive it once the cause is gone." in shown
-    assert "/problems/model-unavailable" in shown
+    assert '<a href="/problems/model-unavailable">' in shown
 
 
 def test_a_blocked_task_says_why_in_words(operator: Client) -> None:
