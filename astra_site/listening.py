@@ -24,7 +24,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            message = f"Port {port} of {host} is taken by another program. Choose another one with --port."
+            message = f"Port {port} of {host} is taken by another program. Choose one with --port or ASTRA_PORT."
         else:
             message = f"Astra cannot listen on port {port} of {host}: {error.strerror}."
         raise CommandError(message) from None

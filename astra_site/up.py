@@ -6,6 +6,7 @@ import http.client
 import json
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -177,7 +178,8 @@ class Up:
         if self.reach != self.host and settings.ALLOWED_HOSTS == settings.OWN_HOSTS:
             say("It answers only under names of this machine; add others with ASTRA_ALLOWED_HOSTS.")
         if self.has_demo_users and not self.passwords:
-            say(f"Forgot a demo user's password? Set a new one: {sys.executable} manage.py changepassword operator")
+            change = shlex.join([sys.executable, "manage.py", "changepassword", "operator"])
+            say(f"Forgot a demo user's password? Set a new one: {change}")
         self._show_passwords()
 
     def _show_passwords(self) -> None:
