@@ -20,6 +20,7 @@ from twisted.internet import defer, reactor
 
 from astra_site import drain
 from astra_site.asgi import application
+from astra_site.bodies import Factory
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Server(Daphne):
 
     def adopt(self) -> None:
         """Begin to accept connections."""
+        self.http_factory = Factory(self)  # type: ignore[no-untyped-call]
         self.port = reactor.adoptStreamPort(self.listener.fileno(), self.listener.family, self.http_factory)
         self.listener.close()
         for number in (signal.SIGTERM, signal.SIGINT):
