@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -13,7 +14,13 @@ from agents.config.faults import ConfigError, Fault, Path, camel, shown, snake
 
 #: Aliases may repeat a node; a file that unfolds into more than this is a mistake or a bomb.
 MAX_NODES = 100_000
+#: Reading takes a second for each of these.
+MAX_BYTES = 1 << 20
+#: Larger numbers mean nothing here, and Python refuses to write them out.
+MAX_BITS = 256
 MERGE = "tag:yaml.org,2002:merge"
+#: PostgreSQL keeps neither U+0000 nor half of a surrogate pair.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class Source:
@@ -33,6 +40,8 @@ class Source:
             self.data = {} if root is None else self._value(root, (), ())
         except yaml.YAMLError as error:
             raise ConfigError([*self.faults, self._syntax_fault(error)]) from None
+        except RecursionError:
+            raise ConfigError([*self.faults, Fault(file, 1, (), "its values are nested too deep")]) from None
 
     def fault(self, path: Path, message: str) -> Fault:
         """Return a fault at a path, spelled as in the file; its line is that of the nearest thing that is there."""
@@ -65,7 +74,8 @@ class Source:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            if not isinstance(key_node, ScalarNode) or key_node.tag == MERGE:
+            is_text = isinstance(key_node, ScalarNode) and not _UNSTORABLE.search(key_node.value)
+            if not is_text or key_node.tag == MERGE:
                 self.faults.append(Fault(self.file, line, path, "a key must be plain text; write merged keys out"))
                 continue
             key = key_node.value
@@ -80,7 +90,14 @@ class Source:
         return found
 
     def _scalar(self, node: ScalarNode, path: Path) -> Any:
-        value = self._loader.construct_object(node)
+        try:
+            value = self._loader.construct_object(node)
+        except (ValueError, KeyError, OverflowError):  # a date of month 13, `!!int` of a word
+            self.faults.append(self.fault(path, f"{shown(node.value)} is not what it looks like; put it in quotes"))
+            return node.value
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            self.faults.append(self.fault(path, "the number is too large"))
+            return 0
         if isinstance(value, float) and not math.isfinite(value):
             self.faults.append(self.fault(path, f"{node.value} is not a finite number"))
             return 0.0
@@ -89,9 +106,9 @@ class Source:
                 self.fault(path, f"{shown(node.value)} reads as a {type(value).__name__}; put it in quotes")
             )
             return node.value
-        if isinstance(value, str) and "\0" in value:
-            self.faults.append(self.fault(path, "text may not hold the character U+0000"))
-            return value.replace("\0", "")
+        if isinstance(value, str) and (unstorable := _UNSTORABLE.search(value)):
+            self.faults.append(self.fault(path, f"text may not hold the character U+{ord(unstorable[0]):04X}"))
+            return _UNSTORABLE.sub("", value)
         return value
 
     def _syntax_fault(self, error: yaml.YAMLError) -> Fault:
@@ -114,10 +131,14 @@ def read(path: FilePath) -> Source:
     """Read the file.
 
     Raises:
-        ConfigError: it is not there, not UTF-8 or not YAML.
+        ConfigError: it is not there, too large, not UTF-8 or not YAML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError([Fault(path.name, 1, (), f"it is larger than {MAX_BYTES:,} bytes")])
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError([Fault(path.name, 1, (), f"it is not UTF-8 text (byte {error.start})")]) from None
     except OSError as error:

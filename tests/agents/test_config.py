@@ -7,6 +7,7 @@ import pytest
 from django.conf import settings
 
 from agents.config import Config, ConfigError, load_config
+from agents.config.source import MAX_BYTES
 from agents.programs.research import MOST_PAGES
 from tests.support.configs import BASE, write
 
@@ -158,6 +159,14 @@ def test_a_key_that_yaml_reads_as_a_truth_value_stays_a_key() -> None:
         ("agents: {a: 2020-01-01}\n", "1: agents.a: '2020-01-01' reads as a date; put it in quotes"),
         ("a: &a [*a]\n", "1: a[0]: this alias contains itself"),
         ('models: {m: "a\\0b"}\n', "1: models.m: text may not hold the character U+0000"),
+        ('models: {m: "\\ud800"}\n', "1: models.m: text may not hold the character U+D800"),
+        ('models: {"a\\0b": c}\n', "1: models: a key must be plain text"),
+        ("agents: {a: 2020-13-01}\n", "1: agents.a: '2020-13-01' is not what it looks like; put it in quotes"),
+        ("agents: {a: !!int b}\n", "1: agents.a: 'b' is not what it looks like; put it in quotes"),
+        ("agents: {a: !!bool b}\n", "1: agents.a: 'b' is not what it looks like; put it in quotes"),
+        (f"agents: {{a: {'9' * 5000}}}\n", "1: agents.a: '999"),
+        (f"agents: {{a: 0x{'f' * 5000}}}\n", "1: agents.a: the number is too large"),
+        (f"agents: {'[' * 5000}{']' * 5000}\n", "1: its values are nested too deep"),
     ],
 )
 def test_a_fault_is_named_with_its_line_its_key_and_what_was_meant(text: str, expected: str) -> None:
@@ -288,3 +297,10 @@ def test_a_bomb_of_aliases_is_refused() -> None:
         bomb += f"{other}: &{other} [{', '.join([f'*{one}'] * 10)}]\n"
     with pytest.raises(ConfigError, match="unfolds"):
         config(bomb)
+
+
+def test_a_file_beyond_all_measure_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "astra.yml"
+    path.write_bytes(b"# \xc3\xa9\n" * (MAX_BYTES // 5 + 1))
+    with pytest.raises(ConfigError, match="larger than"):
+        load_config(path)
