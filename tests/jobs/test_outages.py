@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 from django.conf import settings
-from django.db import transaction
+from django.db import OperationalError, connection, transaction
 from pytest_django import DjangoDbBlocker
 
 from astra_site.embedded import Servers
@@ -98,6 +98,32 @@ def test_a_flush_of_valkey_loses_neither_queued_nor_running_jobs(
     own_valkey.flushall()
     (tmp_path / "gate").touch()
     _ended_well(running + queued)
+
+
+def test_a_backend_of_postgresql_that_is_killed_takes_all_sessions_along_and_no_job(
+    fleet: dict[str, Process], own_servers: Servers, tmp_path: Path
+) -> None:
+    running = _slow(tmp_path, "queue", 3) + _slow(tmp_path, "suspect", 1)
+    _began(running)
+    with transaction.atomic():
+        short = [track("note", tmp_path / "log", lane="tools") for _ in range(100)]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'idle'")
+        backends = [pid for (pid,) in cursor.fetchall()]
+    os.kill(backends[0], signal.SIGKILL)  # PostgreSQL then ends all others and recovers, as after a crash
+
+    eventually(_is_back, within_s=20)
+    (tmp_path / "gate").touch()
+    _ended_well(running + short)
+
+
+def _is_back() -> bool:
+    reconnect()
+    try:
+        connection.ensure_connection()
+    except OperationalError:
+        return False
+    return True
 
 
 def test_without_valkey_every_lane_goes_on_and_with_it_again_messages_work(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from jobs.models import Worker
 from tests.support.apps import CAPABILITIES
 from tests.support.history import Tracked, track
 from tests.support.processes import Process, Processes, database_for_a_module, eventually
+
+logger = logging.getLogger(__name__)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,6 +60,7 @@ def _cancel(job: Tracked, worker: Process) -> float:
     Cancel(SYSTEM).run(job.id)
     eventually(job.has_written("cut-off"), within_s=10)
     seconds = time.monotonic() - began
+    logger.info("cut off %.2f s after the cancel", seconds)
     eventually(job.is_in("cancelled"), within_s=10)
     return seconds
 
