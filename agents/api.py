@@ -25,6 +25,7 @@ from agents.api_shapes import (
     TaskRequest,
     links_of,
     step_out,
+    task_in_list,
     task_out,
 )
 from agents.models import Endpoint, Run
@@ -110,10 +111,10 @@ def list_tasks(
     wanted = queries.TaskFilter([state for state in status if state], endpoint, agent, q)
     runs = queries.matching(queries.visible_to(_caller(request).user), wanted)
     try:
-        page = queries.page(runs, cursor=cursor, limit=limit)
+        page = queries.page(runs.defer("output"), cursor=cursor, limit=limit)
     except queries.BadCursor as error:
         raise bad_input(("query", "cursor"), str(error)) from None
-    return TaskList(items=[task_out(run) for run in page.items], next_cursor=page.next_cursor)
+    return TaskList(items=[task_in_list(run) for run in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/tasks/{uuid:task_id}", auth=READ, response=Task, summary="Get a task")

@@ -78,8 +78,8 @@ class Usage(BaseModel):
     cost_usd: float | None = Field(description="Null once a model without a known price was used.")
 
 
-class Task(BaseModel):
-    """A run that was submitted to the queue."""
+class TaskInList(BaseModel):
+    """A run that was submitted to the queue, without its result."""
 
     task_id: UUID
     endpoint: str
@@ -87,9 +87,8 @@ class Task(BaseModel):
     agent_version: int
     mode: str
     status: State
-    attempt: int
+    attempt: int = Field(description="Which one is under way, or was the last; 0 before the first.")
     progress: dict[str, Any] | None
-    result: Any
     error: dict[str, Any] | None = Field(description="The last problem, an RFC 9457 object.")
     usage: Usage
     created_at: datetime
@@ -98,10 +97,16 @@ class Task(BaseModel):
     links: Links
 
 
-class TaskList(BaseModel):
-    """A page of tasks, newest first."""
+class Task(TaskInList):
+    """A run that was submitted to the queue."""
 
-    items: list[Task]
+    result: Any = Field(description="What the endpoint's output schema says; null until it has succeeded.")
+
+
+class TaskList(BaseModel):
+    """A page of tasks, newest first, without their results: each may have megabytes, and is at its `links.self`."""
+
+    items: list[TaskInList]
     next_cursor: str | None
 
 
@@ -173,24 +178,32 @@ def links_of(task_id: UUID) -> Links:
 
 def task_out(run: Run) -> Task:
     """Return a task as the API answers it."""
+    return Task(**_listed(run), result=run.output)
+
+
+def task_in_list(run: Run) -> TaskInList:
+    """Return a task as the API lists it."""
+    return TaskInList(**_listed(run))
+
+
+def _listed(run: Run) -> dict[str, Any]:
     job = run.job
-    return Task(
-        task_id=job.pk,
-        endpoint=run.endpoint.name,
-        agent=run.agent.name,
-        agent_version=run.agent.version,
-        mode=run.mode,
-        status=State(job.state),
-        attempt=job.attempt,
-        progress=job.progress,
-        result=run.output,
-        error=queries.error(run),
-        usage=Usage(**queries.usage(run)),
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        links=links_of(job.pk),
-    )
+    return {
+        "task_id": job.pk,
+        "endpoint": run.endpoint.name,
+        "agent": run.agent.name,
+        "agent_version": run.agent.version,
+        "mode": run.mode,
+        "status": State(job.state),
+        "attempt": queries.attempt(job),
+        "progress": job.progress,
+        "error": queries.error(run),
+        "usage": Usage(**queries.usage(run)),
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "links": links_of(job.pk),
+    }
 
 
 def step_out(step: Step) -> JournalStep:

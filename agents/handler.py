@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -13,10 +14,10 @@ from agents.journal import RunJournal
 from agents.modes import policy
 from agents.runtime import program
 from agents.runtime.context import Options, RunContext
-from agents.runtime.errors import JournalUnavailable, ProgramError, RunError, VersionMismatch
+from agents.runtime.errors import JournalUnavailable, ProgramError, RunError, VersionMismatch, WallClockExceeded
 from agents.runtime.ports import Superseded
 from agents.runtime.run import execute
-from agents.runtime.types import Budget
+from agents.runtime.types import Budget, Usage
 from jobs.claim import StaleFence
 from jobs.handlers import Blocked, Claim, Failed, HandedBack, Outcome, Succeeded, Transition
 from jobs.retry import RetryPolicy
@@ -43,19 +44,23 @@ class RunHandler:
         tools = row["tools"]  # None where nothing was ever loaded
         port = services.model_port()
         port.prices.learn(row["prices"] or {})
+        journal = RunJournal(claim, row["journal_epoch"])
         ctx = RunContext(
             run_id=str(claim.job_id),
             user_id=row["user_id"],
             agent=spec,
             input=row["input"],
-            journal=RunJournal(claim, row["journal_epoch"]),
+            journal=journal,
             port=port,
             toolbox=services.toolbox(tools["overrides"] if tools else {}),
             options=Options(max_batch_size=tools["max_batch_size"]) if tools else None,
             limits=rules.limits(spec.limits, Budget.model_validate(row["budget"])),
             seed=row["seed"],
             elapsed_s=(datetime.now(UTC) - row["created_at"]).total_seconds(),
+            lost=_lost(row),
         )
+        models = spec.models
+        await port.open(models.default, *models.fallback, *([models.downshift] if models.downshift else []))
         try:
             result = await execute(program.get(spec.program), ctx)
         except Superseded as gone:
@@ -63,8 +68,8 @@ class RunHandler:
         except VersionMismatch as error:
             return Blocked(VERSION, error.as_problem())
         except RunError as error:
-            if isinstance(error, JournalUnavailable) and isinstance(error.__cause__, OUTAGE):
-                return HandedBack()  # the database is away: nobody's failure
+            if _is_the_outages(error, journal):
+                return HandedBack()
             return _failed(error, spec.name)
         problem = services.check_output(row["endpoint_definition"], result.output)
         if problem is not None:
@@ -90,14 +95,40 @@ class RunHandler:
 def _read(claim: Claim) -> Script[Row]:
     rows = yield (
         "SELECT r.input, r.budget, r.seed, r.mode, r.journal_epoch, r.user_id, r.created_at,"
-        " v.name, v.version, v.definition, e.definition AS endpoint_definition, loaded.tools, loaded.prices"
+        " v.name, v.version, v.definition, e.definition AS endpoint_definition, loaded.tools, loaded.prices,"
+        " lost_input_tokens, lost_output_tokens, lost_usd"
         " FROM agents_run r JOIN agents_agentversion v ON v.id = r.agent_id"
         " JOIN agents_endpoint e ON e.id = r.endpoint_id"
         " LEFT JOIN (SELECT tools, prices FROM agents_configload ORDER BY id DESC LIMIT 1) loaded ON true"
+        # Failed steps are in no journal; what they cost since the last redrive is in their events.
+        " LEFT JOIN LATERAL (SELECT sum((data ->> 'input_tokens')::bigint)::bigint AS lost_input_tokens,"
+        "   sum((data ->> 'output_tokens')::bigint)::bigint AS lost_output_tokens,"
+        "   sum((data ->> 'cost_usd')::numeric) AS lost_usd"
+        "   FROM jobs_jobevent f WHERE f.job_id = r.job_id AND f.kind = 'step' AND f.reason = 'failed'"
+        "   AND (data ->> 'final')::boolean AND f.id > coalesce((SELECT max(g.id) FROM jobs_jobevent g"
+        "     WHERE g.job_id = r.job_id AND g.kind = 'state' AND g.reason = 'redriven'), 0)) failed ON true"
         " WHERE r.job_id = %s",
         [claim.job_id],
     )
     return rows[0]
+
+
+def _lost(row: Row) -> Usage:
+    return Usage(
+        input_tokens=row["lost_input_tokens"] or 0,
+        output_tokens=row["lost_output_tokens"] or 0,
+        cost_usd=row["lost_usd"] or Decimal(0),
+    )
+
+
+def _is_the_outages(error: RunError, journal: RunJournal) -> bool:
+    """Tell whether the run failed because the database was away: nobody's failure, so nobody is charged.
+
+    Its time may be up because it had to wait for a write: it goes on from its last step with all its time.
+    """
+    if isinstance(error, WallClockExceeded):
+        return journal.was_away
+    return isinstance(error, JournalUnavailable) and isinstance(error.__cause__, OUTAGE)
 
 
 def _failed(error: RunError, agent: str) -> Failed:

@@ -28,6 +28,8 @@ class RunJournal:
         self._epoch = epoch
         self._waiting: list[tuple[Callable[[], Script[None]], asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
+        #: The database was away at some time: what the run lost by waiting is not its own doing.
+        self.was_away = False
 
     async def load(self) -> Mapping[str, Recorded]:
         """Return every recorded step of the run's current epoch, by key."""
@@ -41,7 +43,7 @@ class RunJournal:
                 )
             )
 
-        rows: list[dict[str, Any]] = await persist(read)
+        rows: list[dict[str, Any]] = await persist(read, on_outage=self._note_outage)
         return {row["key"]: Recorded(row["key"], row["input_hash"], row["output"], row["kind"]) for row in rows}
 
     async def record(self, record: StepRecord) -> None:
@@ -62,6 +64,9 @@ class RunJournal:
 
         await self._write(write)
 
+    def _note_outage(self) -> None:
+        self.was_away = True
+
     async def _write(self, make: Callable[[], Script[None]]) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((make, done))
@@ -73,7 +78,9 @@ class RunJournal:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                await persist(lambda batch=batch: self._together([make for make, _ in batch]))
+                await persist(
+                    lambda batch=batch: self._together([make for make, _ in batch]), on_outage=self._note_outage
+                )
             except StaleFence as error:
                 self._settle(batch, Superseded(str(error)))
             except Exception as error:
@@ -152,5 +159,6 @@ class RunJournal:
                 "output_tokens": tokens[1],
                 "cost_usd": str(cost) if cost is not None else None,
                 "problem": record.problem,
+                "final": record.is_final,
             },
         )

@@ -79,8 +79,8 @@ class Run(models.Model):
     """One execution of an agent in any mode. Its status is its job's: it has none of its own."""
 
     job = models.OneToOneField(Job, primary_key=True, on_delete=models.CASCADE, related_name="run")
-    endpoint = models.ForeignKey(Endpoint, on_delete=models.PROTECT, related_name="runs")
-    agent = models.ForeignKey(AgentVersion, on_delete=models.PROTECT, related_name="runs")
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.PROTECT, related_name="runs", db_index=False)
+    agent = models.ForeignKey(AgentVersion, on_delete=models.PROTECT, related_name="runs", db_index=False)
     mode = models.CharField(max_length=20, choices=MODE_CHOICES)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="runs")
     input = models.JSONField()
@@ -126,7 +126,7 @@ class Step(models.Model):
         VALUE = "value", "Recorded value"
         EMIT = "emit", "Emitted"
 
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="steps")
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="steps", db_index=False)
     epoch = models.PositiveIntegerField()
     key = models.CharField(max_length=300, help_text="Branch path, name, occurrence.")
     name = models.CharField(max_length=120)

@@ -17,6 +17,7 @@ from django.db.models.functions import Left
 
 from accounts import roles
 from agents.models import SEARCHED_INPUT, AgentVersion, Endpoint, Run, Step
+from jobs.models import Job
 from jobs.states import State
 
 T = TypeVar("T")
@@ -117,6 +118,17 @@ def steps(run: Run, *, epoch: int | None = None, cursor: str = "", limit: int = 
     rows = list(found[: limit + 1])
     more = len(rows) > limit
     return Page(rows[:limit], _encode(rows[limit - 1].pk) if more else None)
+
+
+def attempt(job: Job) -> int:
+    """Return the number of the attempt that is under way or was the last, 0 before the first.
+
+    A run that was handed back, or taken from a worker that died, is still in the attempt that it was in.
+    """
+    failed = job.attempt + job.crashes
+    if job.started_at is None or job.state in (State.DEAD, State.DISCARDED, State.SCHEDULED):
+        return failed
+    return failed + 1
 
 
 def usage(run: Run) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -31,11 +32,11 @@ PATIENCE_S = 120.0
 SETTLE_S = 4.0
 
 
-async def persist(make: Any, *, patience_s: float = PATIENCE_S) -> Any:
+async def persist(make: Any, *, patience_s: float = PATIENCE_S, on_outage: Callable[[], None] | None = None) -> Any:
     """Run the script that ``make()`` returns, again and again while PostgreSQL is away.
 
     A commit whose answer was lost may have been written: the script must be safe to run twice, which a fence and unique
-    keys make it.
+    keys make it. ``on_outage`` is called each time that it has to wait.
     """
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + patience_s
@@ -47,6 +48,8 @@ async def persist(make: Any, *, patience_s: float = PATIENCE_S) -> Any:
             if loop.time() + delay_s > give_up_at:
                 raise
             logger.warning("the database does not answer, trying again: %s", error, extra={"action": "database_outage"})
+            if on_outage is not None:
+                on_outage()
             await asyncio.sleep(delay_s)
             await drop_broken()
             delay_s = min(delay_s * 2, 2.0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,7 @@ class PydanticAIPort:
         self._env = dict(environment() if env is None else env)
         self.prices = Prices(prices)
         self._demo = demo or DemoModel()
+        self._warm: set[str] = set()
         # By loop: a client belongs to the loop that it was first used in.
         self._open: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections] = weakref.WeakKeyDictionary()
         self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
@@ -94,7 +95,7 @@ class PydanticAIPort:
             RunError: as :meth:`request`; a stream that ends before the answer does is a BadReply.
         """
         if call.model == DEMO:
-            async with aclosing(self._demo.stream(call)) as stream:
+            async with contextlib.aclosing(self._demo.stream(call)) as stream:
                 async for item in stream:
                     yield item
             return
@@ -138,10 +139,16 @@ class PydanticAIPort:
         return self.prices.estimate(call, text)
 
     async def open(self, *models: str) -> None:
-        """Load the libraries and open the client now, so that the first request need not wait for it (about 1.5 s)."""
+        """Load the libraries and open the client beside the loop, which the first request would hold up (about 1.5 s).
+
+        A model that cannot be had says so when it is asked.
+        """
         for name in models:
-            if name != DEMO:
-                await self._model(name)
+            if name != DEMO and name not in self._warm:
+                with contextlib.suppress(RunError):
+                    await self._model(name)
+                await asyncio.to_thread(self.prices.cost, name, 1, 1)
+                self._warm.add(name)
 
     async def aclose(self) -> None:
         """Close the client of the running loop. The port may be used again; it then opens another."""

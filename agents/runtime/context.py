@@ -25,7 +25,7 @@ from agents.runtime.parallel import contained, settle
 from agents.runtime.plain import plain
 from agents.runtime.ports import Journal, ModelPort, NullTransport, StepKind, ToolBox, Transport
 from agents.runtime.recorder import Done, Recorder, problem
-from agents.runtime.types import AgentSpec, Limits, ModelCall, Reply, ToolCall, ToolResult
+from agents.runtime.types import AgentSpec, Limits, ModelCall, Reply, ToolCall, ToolResult, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,15 @@ class RunContext:
         limits: Limits | None = None,
         seed: int = 0,
         elapsed_s: float = 0.0,
+        lost: Usage | None = None,
         options: Options | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         """Make the context of one claim of a run.
 
         ``limits`` are the agent's own where there are no narrower ones. ``elapsed_s`` is how long ago the run was
-        submitted: it counts against the latency budget.
+        submitted: it counts against the latency budget. ``lost`` is what earlier claims spent on steps that failed: it
+        is in no journal and counts against the caps all the same.
         """
         self.run_id = run_id
         self.user_id = user_id
@@ -90,6 +92,8 @@ class RunContext:
         )
         self.meter = Meter(self.limits, agent.models, port, lambda: self._age_s() * 1000)
         self._drafter = Drafter(agent, toolbox, self.gate, self.options.request_timeout_s)
+        if lost is not None:
+            self.meter.add(lost)
         self._asker = Asker(self.meter, agent.models, self.options.attempts, self.left_s)
         self._answer = Answer(port, self._transport, self.options.head_chars, self.options.head_s)
         self._caller = Caller(toolbox, agent, self.recorder, self.options.max_batch_size, run_id, user_id)

@@ -39,7 +39,7 @@ class Job(models.Model):
     handler = models.CharField(max_length=60)
     payload = models.JSONField(default=dict)
     user = models.ForeignKey(
-        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="jobs"
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="jobs", db_index=False
     )
 
     state = models.CharField(max_length=10, choices=State.choices)
@@ -136,7 +136,7 @@ class Job(models.Model):
             ),
             models.UniqueConstraint(
                 fields=["partition_key"],
-                condition=Q(state__in=["queued", "running", "waiting"]),
+                condition=Q(partition_key__isnull=False) & Q(state__in=["queued", "running", "waiting"]),
                 name="job_one_active_per_partition",
             ),
         ]
@@ -158,7 +158,7 @@ class JobEvent(models.Model):
         PROGRESS = "progress", "Progress"
         EMIT = "emit", "Emitted"
 
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events", db_index=False)
     at = models.DateTimeField(db_default=Now())
     kind = models.CharField(max_length=10, choices=Kind.choices)
     old = models.CharField(max_length=10, blank=True)
@@ -166,7 +166,9 @@ class JobEvent(models.Model):
     fence = models.BigIntegerField(default=0)
     # No constraint in the database: checking it would lock the worker's row under the job's, and whoever takes a dead
     # worker's jobs locks them the other way round.
-    worker = models.ForeignKey(Worker, null=True, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
+    worker = models.ForeignKey(
+        Worker, null=True, on_delete=models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+    )
     actor = models.CharField(max_length=150, blank=True, help_text="Who asked for it, if a person did.")
     reason = models.CharField(max_length=60, blank=True, help_text="One word or two: claimed, retry, lease-lost …")
     data = models.JSONField(null=True)

@@ -17,7 +17,7 @@ class Wait(models.Model):
         CHILD = "child", "A child run"
         TIME = "time", "A time"
 
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="waits")
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="waits", db_index=False)
     kind = models.CharField(max_length=10, choices=Kind.choices)
     key = models.CharField(max_length=200, help_text="Which one: the step's key, an event's name …")
     until = models.DateTimeField(null=True, help_text="A time to wait for, or the deadline of any other kind.")

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts import roles
-from agents import registry
+from agents import queries, registry
 from agents.models import Run, Step
 from audit.models import AuditEntry
 from jobs.models.job import Job
@@ -427,3 +427,29 @@ def test_agents_are_listed_without_their_instructions(alice: Caller) -> None:
             }
         ]
     }
+
+
+@pytest.mark.parametrize(
+    ("state", "failed", "started", "attempt"),
+    [
+        ("queued", 0, False, 0),
+        ("running", 0, True, 1),
+        ("succeeded", 0, True, 1),
+        ("scheduled", 1, True, 1),
+        ("running", 1, True, 2),
+        ("dead", 3, True, 3),
+    ],
+)
+def test_an_attempt_is_counted_once_it_has_begun(state: str, failed: int, started: bool, attempt: int) -> None:
+    job = Job(state=state, attempt=failed, started_at=timezone.now() if started else None)
+    assert queries.attempt(job) == attempt
+
+
+def test_a_list_of_tasks_leaves_their_results_out(alice: Caller) -> None:
+    done = alice.submit()
+    put(done, "succeeded")
+    Run.objects.filter(job_id=done).update(output={"text": "long"})
+    (item,) = alice.get(TASKS)[1]["items"]
+    whole = alice.get(item["links"]["self"])[1]
+    assert whole.pop("result") == {"text": "long"}
+    assert item == whole

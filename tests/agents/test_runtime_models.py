@@ -454,3 +454,11 @@ def test_what_a_branch_spent_before_a_crash_counts_before_another_branch_asks_ag
 def test_a_stream_stands_for_its_reply_where_nothing_streams() -> None:
     port = ScriptedPort([Stream([(0, "o"), (0, "k")], reply("ok"))])
     assert run(go(ask, port=port)).output == "ok"
+
+
+def test_what_earlier_claims_lost_counts_against_the_limits_of_this_one() -> None:
+    port = ScriptedPort(reply("one"))
+    lost = Usage(output_tokens=AGENT.limits.max_tokens)
+    with pytest.raises(MaxTokensExceeded):
+        run(go(ask, port=port, lost=lost))
+    assert port.calls == []

@@ -51,3 +51,11 @@ async def one_step_a_life(ctx: RunContext) -> dict[str, Any]:
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return {"text": "survived"}
+
+
+@program("test-slowly")
+async def slowly(ctx: RunContext) -> dict[str, Any]:
+    """Take one short step after another for two seconds."""
+    for _ in range(20):
+        await ctx.step("nap", asyncio.sleep, 0.1)
+    return {"text": "rested"}

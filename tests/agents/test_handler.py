@@ -1,0 +1,113 @@
+"""What the handler of runs makes of what stops them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+from django.utils import timezone
+
+from agents import handler, registry
+from agents.invoke import invoke
+from agents.journal import RunJournal
+from agents.runtime.ports import StepRecord
+from agents.runtime.types import Usage
+from audit.trail import SYSTEM
+from jobs import lanes, script
+from jobs.actions import Redrive
+from jobs.claim import claim, finish
+from jobs.handlers import Claim, Failed, HandedBack, Outcome
+from jobs.pool import close_pool
+from tests.jobs.drive import worker
+from tests.support.configs import load
+from tests.support.people import person
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CONFIG = """
+programs: [tests.support.programs]
+agents:
+  sleeper:
+    version: 1
+    instructions: Sleep.
+    model: demo
+    program: test-slowly
+    limits: {wall_clock_s: 1}
+endpoints:
+  sleep.v1: {agent: sleeper, mode: async-queue, input: {type: object}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _config() -> Iterator[None]:
+    load(CONFIG)
+    yield
+    registry.forget()
+
+
+def claimed() -> Claim:
+    found = script.run(claim(worker(can=registry.capabilities()), lanes.QUEUE))
+    assert found is not None
+    return found
+
+
+def carry_out(claim: Claim) -> Outcome:
+    async def run() -> Outcome:
+        try:
+            return await handler.RunHandler().run(claim)
+        finally:
+            await close_pool()
+
+    return asyncio.run(run())
+
+
+def test_a_run_that_takes_too_long_is_a_dead_letter_at_once() -> None:
+    invoke("sleep.v1", {}, user=person("user"), actor=SYSTEM)
+    outcome = carry_out(claimed())
+    assert isinstance(outcome, Failed)
+    assert (outcome.problem["type"], outcome.retriable) == ("/problems/wall-clock", False)
+
+
+def test_a_run_whose_time_was_spent_waiting_for_the_database_is_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    invoke("sleep.v1", {}, user=person("user"), actor=SYSTEM)
+    found = claimed()
+    calls, really = iter(range(1_000)), script.arun
+
+    async def arun(pool: Any, asked: Any) -> Any:
+        if next(calls) in (3, 4, 5):  # some time after the run was read and its journal loaded
+            raise psycopg.OperationalError("the server closed the connection unexpectedly")
+        return await really(pool, asked)
+
+    monkeypatch.setattr(script, "arun", arun)
+    assert carry_out(found) == HandedBack()
+
+
+def test_what_failed_steps_cost_counts_against_the_caps_of_every_later_claim() -> None:
+    run_id = invoke("sleep.v1", {}, user=person("user"), actor=SYSTEM).run_id
+    found = claimed()
+
+    async def fail(usage: Usage, *, is_final: bool) -> None:
+        now = timezone.now()
+        record = StepRecord("k", "ask", "model", "h", None, None, now, now, ok=False, usage=usage, is_final=is_final)
+        try:
+            await RunJournal(found, 1).record(record)
+        finally:
+            await close_pool()
+
+    def lost() -> Usage:
+        return handler._lost(script.run(handler._read(found)))
+
+    assert lost() == Usage()
+    paid = Usage(input_tokens=7, output_tokens=5, cost_usd=Decimal("0.01"))
+    asyncio.run(fail(paid, is_final=False))
+    assert lost() == Usage(), "the record of how the step ends counts it"
+    asyncio.run(fail(paid, is_final=True))
+    asyncio.run(fail(paid, is_final=True))
+    assert lost() == paid + paid
+    script.run(finish(found, Failed({"title": "No"}, retriable=False)))
+    Redrive(SYSTEM).run(run_id)
+    assert lost() == Usage(), "a redrive begins anew"
