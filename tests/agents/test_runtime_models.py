@@ -457,7 +457,7 @@ def test_a_stream_stands_for_its_reply_where_nothing_streams() -> None:
 
 
 def test_what_earlier_claims_lost_counts_against_the_limits_of_this_one() -> None:
-    port = ScriptedPort(reply("one"))
+    port = ScriptedPort([reply("one")])
     lost = Usage(output_tokens=AGENT.limits.max_tokens)
     with pytest.raises(MaxTokensExceeded):
         run(go(ask, port=port, lost=lost))
