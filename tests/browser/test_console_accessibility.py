@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from axe_core_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it has no stubs
+from django.utils import timezone
 from playwright.sync_api import Page
 
 from accounts import roles
@@ -50,6 +51,7 @@ def _overview() -> str:
     task("running", worker=worker, progress={"done": 3, "total": 9, "note": "Reading"})
     task("queued", submitted=timedelta(minutes=9))
     task("blocked", blocked_on=["hold:agent:helper"])
+    task("succeeded", submitted=timedelta(minutes=12), finished_at=timezone.now())  # slower than its mode may be
     _dead()
     _waiting()
     return "/console/"
