@@ -540,7 +540,7 @@ async def test_an_outage_that_outlasts_all_patience_leaves_the_job_to_whoever_cl
         return Succeeded()
 
     claimed = await _claimed(work)
-    monkeypatch.setattr(persist, "__kwdefaults__", {"patience_s": 0.0})
+    monkeypatch.setattr(persist, "__kwdefaults__", {**(persist.__kwdefaults__ or {}), "patience_s": 0.0})
     with monkeypatch.context() as patch:
         patch.setattr(script, "arun", away)
         await jobs.start(claimed)

@@ -60,8 +60,8 @@ def _then_die(script: Callable[..., Script[Any]]) -> Callable[..., Script[Any]]:
 
 
 def _die_after(function: Callable[..., Any]) -> Callable[..., Any]:
-    async def wrapped(*args: Any) -> None:
-        await function(*args)
+    async def wrapped(*args: Any, **kwargs: Any) -> None:
+        await function(*args, **kwargs)
         die()
 
     return wrapped
