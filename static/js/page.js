@@ -40,6 +40,10 @@
     menu.querySelector("summary").focus();
   });
 
+  // The chosen tab is in view, however narrow the window.
+  const tab = document.querySelector(".tabs [aria-current]");
+  if (tab) tab.parentElement.scrollLeft = tab.offsetLeft - (tab.parentElement.clientWidth - tab.clientWidth) / 2;
+
   // Filters that are not set have no place in the address, and the same filters twice are no new page.
   document.addEventListener("htmx:configRequest", (event) => {
     if (!event.target.matches(".filters")) return;
