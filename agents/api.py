@@ -147,7 +147,7 @@ def cancel_task(request: HttpRequest, response: HttpResponse, task_id: UUID) -> 
     try:
         state = Cancel(_caller(request).actor(request)).run(run.job_id)
     except InvalidState as error:
-        raise InvalidTaskState(str(error), state=error.state) from None
+        raise _wrong_state(error) from None
     return _accepted(response, run.job_id, state)
 
 
@@ -169,8 +169,12 @@ def redrive_task(
             return _accepted(response, made.run_id, made.state)
         state = Redrive(actor, payload.from_).run(run.job_id)
     except InvalidState as error:
-        raise InvalidTaskState(str(error), state=error.state) from None
+        raise _wrong_state(error) from None
     return _accepted(response, run.job_id, state)
+
+
+def _wrong_state(error: InvalidState) -> InvalidTaskState:
+    return InvalidTaskState(f"A {error.state} task can't be {error.verb}.", state=error.state)
 
 
 @declared.get("/endpoints", auth=AGENTS, response=EndpointList, summary="List endpoints")

@@ -6,6 +6,7 @@ import logging
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
@@ -83,6 +84,8 @@ class RunHandler:
                 "UPDATE agents_run SET output = %s WHERE job_id = %s",
                 [Jsonb(change.outcome.result), change.job_id],
             )
+        if change.redrive == "checkpoint":
+            yield from _forget_last_failures(change.job_id)
         if change.redrive == "start":
             # A new epoch of the journal. What was spent stays spent; the steps of before stay on record.
             yield (
@@ -111,6 +114,24 @@ def _read(claim: Claim) -> Script[Row]:
         [claim.job_id],
     )
     return rows[0]
+
+
+def _forget_last_failures(run_id: UUID) -> Script[None]:
+    """Take tool calls that failed, and that nothing was built on, out of the journal: a redrive tries them again.
+
+    They stay on record as events. Without this a run that died of what a tool came back with would only ever read the
+    same answer again.
+    """
+    forgotten = yield (
+        "WITH run AS (SELECT job_id, journal_epoch FROM agents_run WHERE job_id = %s)"
+        " DELETE FROM agents_step s USING run WHERE s.run_id = run.job_id AND s.epoch = run.journal_epoch"
+        " AND s.kind = 'tool' AND s.output ->> 'ok' = 'false' AND s.id > coalesce((SELECT max(g.id) FROM agents_step g"
+        "   WHERE g.run_id = run.job_id AND g.epoch = run.journal_epoch"
+        "   AND (g.kind <> 'tool' OR g.output ->> 'ok' IS DISTINCT FROM 'false')), 0) RETURNING s.id",
+        [run_id],
+    )
+    if forgotten:
+        yield "UPDATE agents_run SET steps_done = steps_done - %s WHERE job_id = %s", [len(forgotten), run_id]
 
 
 def _lost(row: Row) -> Usage:

@@ -23,7 +23,7 @@ class ModeFigures:
     more: bool
     #: Runs that ended as dead letters.
     failures: int
-    #: From submission to success, seconds; None without a success.
+    #: From submission to success, seconds; None without a success. A redriven run waited for a person: left out.
     p50_s: float | None
     p95_s: float | None
     #: What is known of the cost; ``cost_known`` tells whether that is all of it.
@@ -58,9 +58,9 @@ CROSS JOIN LATERAL (
     SELECT count(*) AS runs,
            count(*) FILTER (WHERE j.state = 'dead') AS failures,
            percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM j.finished_at - j.created_at)::float)
-               FILTER (WHERE j.state = 'succeeded') AS p50,
+               FILTER (WHERE j.state = 'succeeded' AND j.generation = 1) AS p50,
            percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM j.finished_at - j.created_at)::float)
-               FILTER (WHERE j.state = 'succeeded') AS p95,
+               FILTER (WHERE j.state = 'succeeded' AND j.generation = 1) AS p95,
            sum(r.cost_usd) AS cost, bool_and(r.cost_known) AS cost_known
     FROM (
         SELECT job_id, cost_usd, cost_known FROM agents_run

@@ -78,8 +78,8 @@ ADVICE = {
     "program-error": "The program's author finds the place under `at`. Then redrive it: finished steps are kept.",
     "program-misuse": "The detail says which call; the program's author changes it.",
     "run-failed": "The detail says why. Its steps show how far it came.",
-    "start-unreachable": "Look whether the address is right and open to all. The failed reading is a recorded step, so "
-    "redrive the task from the start, or with another input.",
+    "start-unreachable": "Look whether the address is right and open to all, then redrive the task, or send another "
+    "input.",
     "step-failed": "The program's author looks at the step. Then redrive it: finished steps are kept.",
     "version-mismatch": "An operator brings back the code it began with, or redrives it from the start.",
     "wall-clock": "Redrive it to go on, or give the agent a longer `wall_clock_s`.",

@@ -125,6 +125,8 @@ class SuspectWorker(MessageWorker, Worker):
     def execute_job(self, job: Message, queue: Queue) -> None:
         """Drop the message and fork: the process that comes of it claims a row."""
         self.drop(job, queue)
+        if self.is_stopping():
+            return  # the reconciler wakes another server: a fork of ours would be told to stop at once
         self.fork_work_horse(job, queue)
         self.monitor_work_horse(job, queue)
 

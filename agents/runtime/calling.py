@@ -110,7 +110,7 @@ class Caller:
                 pending.error = as_run_error(raised)
                 await recorder.fail(slot, pending.error, started)
                 raise pending.error from pending.error.__cause__
-            summary = "done" if result.ok else f"{result.error}: {result.content}"
+            summary = outline(result.content) if result.ok else f"{result.error}: {result.content}"
             await recorder.keep(slot, Done(output, summary), started)
             return result
 
@@ -137,6 +137,18 @@ class Caller:
             step_key=slot.key,
             idempotency_key=digest([self._run_id, slot.key, call.tool, plain(call.arguments)]),
         )
+
+
+def outline(content: Any) -> str:
+    """Say in a few words what came back: a text's beginning, or how many of what."""
+    if isinstance(content, str):
+        return content or "nothing"
+    if isinstance(content, list):
+        return f"{len(content)} {'item' if len(content) == 1 else 'items'}"
+    if isinstance(content, dict):
+        counts = [f"{len(value)} {name}" for name, value in content.items() if isinstance(value, list) and value]
+        return ", ".join(counts) or "done"
+    return "done"
 
 
 def _groups(pending: Sequence[_Pending]) -> Iterator[list[_Pending]]:

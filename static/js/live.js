@@ -10,7 +10,7 @@
   const state = control.querySelector("[data-refresh-state]");
   const remembered = document.cookie.match(/(?:^|; )refresh=(\d+)/)?.[1];
   if ([...select.options].some((option) => option.value === remembered)) select.value = remembered;
-  else select.value = "5";
+  else select.value = control.dataset.refresh || "5";
 
   let last = Date.now();
   let failed = false;

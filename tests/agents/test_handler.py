@@ -14,7 +14,8 @@ from django.utils import timezone
 from agents import handler, registry
 from agents.invoke import invoke
 from agents.journal import RunJournal
-from agents.runtime.ports import StepRecord
+from agents.models import Run
+from agents.runtime.ports import StepKind, StepRecord
 from agents.runtime.types import Usage
 from audit.trail import SYSTEM
 from jobs import lanes, script
@@ -111,3 +112,31 @@ def test_what_failed_steps_cost_counts_against_the_caps_of_every_later_claim() -
     script.run(finish(found, Failed({"title": "No"}, retriable=False)))
     Redrive(SYSTEM).run(run_id)
     assert lost() == Usage(), "a redrive begins anew"
+
+
+def test_a_redrive_from_the_last_step_tries_last_tool_calls_that_failed_again() -> None:
+    run_id = invoke("sleep.v1", {}, user=person("user"), actor=SYSTEM).run_id
+    found = claimed()
+    now = timezone.now()
+
+    async def record() -> None:
+        journal = RunJournal(found, 1)
+        try:
+            steps: tuple[tuple[str, StepKind, Any], ...] = (
+                ("a", "tool", {"ok": False}),  # the program went on from this one
+                ("b", "step", 1),
+                ("c", "tool", {"ok": True}),
+                ("d", "tool", {"ok": False}),
+                ("e", "tool", {"ok": False}),
+            )
+            for key, kind, output in steps:
+                await journal.record(StepRecord(key, key, kind, "h", None, output, now, now))
+        finally:
+            await close_pool()
+
+    asyncio.run(record())
+    script.run(finish(found, Failed({"title": "No"}, retriable=False)))
+    Redrive(SYSTEM).run(run_id)
+    run = Run.objects.get(job_id=run_id)
+    assert list(run.steps.values_list("key", flat=True)) == ["a", "b", "c"]
+    assert run.steps_done == 3

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agents.runtime.calling import outline
 from agents.runtime.context import Options, RunContext
 from agents.runtime.errors import ContextOverflow, ProgramError
 from agents.runtime.ports import ToolPolicy
@@ -180,3 +181,19 @@ def test_a_toolbox_that_breaks_its_promise_is_a_program_error() -> None:
 
     with pytest.raises(ProgramError, match="RuntimeError: a bug"):
         run(go(program, toolbox=ScriptedTools({"look": broken})))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("Four lines.", "Four lines."),
+        ("", "nothing"),
+        ([1], "1 item"),
+        ([1, 2], "2 items"),
+        ({"pages": [1, 2], "frontier": [], "stopped": "done"}, "2 pages"),
+        ({"stored": True}, "done"),
+        (None, "done"),
+    ],
+)
+def test_a_result_is_told_in_a_few_words(content: Any, said: str) -> None:
+    assert outline(content) == said
