@@ -108,17 +108,24 @@ class Span:
 def sentences(text: str) -> list[Span]:
     """Split ``text`` into sentences, none of them blank; a line break ends one, a colon binds it to what follows."""
     spans: list[Span] = []
-    start = 0
+    begin: int | None = None
+    last = seen = 0
     ends = [
-        match.end() for match in _SENTENCE_END.finditer(text) if not _ABBREVIATION.search(text[: match.end()][-12:])
+        match.end()
+        for match in _SENTENCE_END.finditer(text)
+        if not _ABBREVIATION.search(text[max(0, match.end() - 12) : match.end()])
     ]
     for end in [*ends, len(text)]:
-        piece = text[start:end]
-        if not piece.strip() or (piece.rstrip().endswith(":") and end < len(text)):
+        piece = text[seen:end]
+        bare = piece.strip()
+        if bare:
+            begin = seen + piece.index(bare[0]) if begin is None else begin
+            last = seen + len(piece.rstrip())
+        seen = end
+        if begin is None or (text[last - 1] == ":" and end < len(text)):
             continue
-        lead = len(piece) - len(piece.lstrip())
-        spans.append(Span(start + lead, start + len(piece.rstrip())))
-        start = end
+        spans.append(Span(begin, last))
+        begin = None
     return spans
 
 

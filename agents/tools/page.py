@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,20 @@ _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w-]+)",
 _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _BOX_TITLE = re.compile(r"(note|tip|warning|caution|important|example|see also|contents|table of contents)\W*", re.I)
 _SPACE = re.compile(r"\s+")
+#: The beginning of an element as HTML 5 reads it: `<name`, then its attributes.
+_START = re.compile(
+    r"""(<[a-z][^\s/>]*+)((?:[\s/]*+[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"?+|'[^']*+'?+|[^\s>"'][^\s>]*+)?+)?+)++)""",
+    re.I,
+)
+_ATTRIBUTE = re.compile(r"""[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"?+|'[^']*+'?+|[^\s>"'][^\s>]*+)?+)?+""")
+#: The parser's time grows with the square of an element's attributes: one of 3 MB kept it busy for minutes.
+MAX_ATTRIBUTES = 1000
+#: Shorter ones cannot have so many that it matters.
+LONG_START = 10_000
+MAX_HEADING = 300
+#: What a link stands among is a line of so many characters and elements; in more than that, only what is next to it.
+MAX_LINE = 300
+MAX_IN_LINE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +109,7 @@ def read(fetched: Fetched) -> Page:
         first = blocks[0].text.splitlines()[0].lstrip("# ")[:200] if blocks else fetched.url
         return Page(fetched.url, first, list(_passages(blocks)))
     try:
-        root = html.document_fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text[:200]) + text[200:])
+        root = html.document_fromstring(_tamed(re.sub(r"^\s*<\?xml[^>]*\?>", "", text[:200]) + text[200:]))
     except (etree.ParserError, etree.XMLSyntaxError, ValueError, AssertionError):
         return Page(fetched.url, fetched.url)
     title = _clean("".join(root.xpath("//title[1]//text()"))) or _clean("".join(root.xpath("(//h1)[1]//text()")))
@@ -102,6 +117,19 @@ def read(fetched: Fetched) -> Page:
     page.links = list(_links(root, fetched.url))
     page.passages = list(_passages(list(_Reader().blocks(_main(root)))))[:MAX_PASSAGES]
     return page
+
+
+def _tamed(markup: str) -> str:
+    """Return the markup without the attributes of elements that have thousands of them."""
+    parts: list[str] = []
+    done = 0
+    for start in _START.finditer(markup):
+        if start.end() - start.start() > LONG_START:
+            attributes = itertools.islice(_ATTRIBUTE.finditer(markup, start.end(1), start.end()), MAX_ATTRIBUTES + 1)
+            if sum(1 for _ in attributes) > MAX_ATTRIBUTES:
+                parts.append(markup[done : start.end(1)])
+                done = start.end()
+    return "".join([*parts, markup[done:]])
 
 
 def _clean(text: str) -> str:
@@ -114,6 +142,9 @@ def _links(root: html.HtmlElement, url: str) -> Iterator[Link]:
         return
     bases = root.xpath("//base/@href")
     base = canonical(bases[0], url) if bases else None
+    # Thousands of links may share what stands around or above them: each such thing is read once.
+    lines: dict[html.HtmlElement, str | None] = {}
+    counts: dict[html.HtmlElement, int] = {}
     for element in root.xpath("(//a[@href])[position() <= $most]", most=MAX_LINKS):
         target = canonical(element.get("href"), base or url)
         if target is None or target == url or "nofollow" in (element.get("rel") or ""):
@@ -121,30 +152,48 @@ def _links(root: html.HtmlElement, url: str) -> Iterator[Link]:
         text = _clean(element.text_content())
         hint = _clean(element.get("title") or "")
         text = f"{text} ({hint})" if text and hint and hint not in text else text or hint
-        around = _around(element)
-        yield Link(target, text[:200], "" if around in text else around, _below(element))
+        around = _around(element, lines)
+        yield Link(target, text[:200], "" if around in text else around, _below(element, counts))
 
 
-def _around(element: html.HtmlElement) -> str:
-    """Return the words a link stands among: those of its sentence or entry, at most 200 characters."""
+def _around(element: html.HtmlElement, lines: dict[html.HtmlElement, str | None]) -> str:
+    """Return the words a link stands among: those of its sentence or entry, at most 200 characters.
+
+    ``lines`` keeps the text of each parent that was asked for, or None where it is long.
+    """
     parent = element.getparent()
     if parent is None:
         return ""
-    whole = parent.text_content()
-    if len(whole) <= 300:
+    if parent not in lines:
+        lines[parent] = _short_text(parent)
+    whole = lines[parent]
+    if whole is not None:
         return _clean(whole)[:200]
     before = element.getprevious()
     lead = (before.tail if before is not None else parent.text) or ""
     return _clean(f"{lead[-90:]} {element.text_content()[:100]} {(element.tail or '')[:90]}")[:200]
 
 
-def _below(element: html.HtmlElement) -> int:
-    """Return how many links hang below this one in a nested list: the entry of a chapter has those of its sections."""
+def _short_text(element: html.HtmlElement) -> str | None:
+    """Return the text in an element, or None if it is long or has much in it."""
+    if sum(1 for _ in itertools.islice(element.iter(), MAX_IN_LINE + 1)) > MAX_IN_LINE:
+        return None
+    text = "".join(element.itertext())
+    return text if len(text) <= MAX_LINE else None
+
+
+def _below(element: html.HtmlElement, counts: dict[html.HtmlElement, int]) -> int:
+    """Return how many links hang below this one in a nested list: the entry of a chapter has those of its sections.
+
+    ``counts`` keeps the number of links in each holder that was asked for.
+    """
     for above in element.iterancestors("li", "dt"):
         holder = above.getnext() if above.tag == "dt" else above
         if holder is None or (above.tag == "dt" and holder.tag != "dd"):
             return 0
-        return int(holder.xpath("count(.//a[@href])")) - (0 if above.tag == "dt" else 1)
+        if holder not in counts:
+            counts[holder] = int(holder.xpath("count(.//a[@href])"))
+        return counts[holder] - (0 if above.tag == "dt" else 1)
     return 0
 
 
@@ -187,6 +236,8 @@ class _Reader:
         self._depth_of_pre = 0
         self._in_link = False
         self._linked = 0
+        #: Whether the words hold any sign yet.
+        self._has_text = False
 
     def blocks(self, main: html.HtmlElement) -> Iterator[_Block]:
         walker = etree.iterwalk(main, events=("start", "end", "comment", "pi"))
@@ -199,21 +250,25 @@ class _Reader:
                 yield from self._open(name)
                 self._in_link = self._in_link or name == "a"
                 self._linked += len(element.text or "") if self._in_link else 0
-                self._words.append(element.text or "")
+                self._add(element.text or "")
             else:
                 if event == "end":
                     yield from self._close(name)
                     self._in_link = self._in_link and name != "a"
                 tail = (element.tail or "") if element is not main else ""
                 self._linked += len(tail) if self._in_link else 0
-                self._words.append(tail)
+                self._add(tail)
         yield from self._flush()
+
+    def _add(self, text: str) -> None:
+        self._words.append(text)
+        self._has_text = self._has_text or (bool(text) and not text.isspace())
 
     def _open(self, name: str) -> Iterator[_Block]:
         if name == "br":
             self._words.append("\n" if self._depth_of_pre else " ")
         elif name in ("td", "th"):
-            self._words.append(" | " if "".join(self._words).strip() else "")
+            self._words.append(" | " if self._has_text else "")
         elif name in _BLOCKS and not self._depth_of_pre:
             yield from self._flush()
             self._tag = name
@@ -228,6 +283,7 @@ class _Reader:
     def _flush(self) -> Iterator[_Block]:
         text = "".join(self._words)
         self._words.clear()
+        self._has_text = False
         text = text.strip("\n").rstrip() if self._tag == "pre" else _clean(text)
         linked, self._linked = self._linked, 0
         if text.strip(" |"):
@@ -258,7 +314,7 @@ def _passages(blocks: list[_Block]) -> Iterator[Passage]:
         if level is not None:
             yield from flush()
             headings = {above: text for above, text in headings.items() if above < level}
-            headings[level] = block.text.rstrip("#¶ ")
+            headings[level] = block.text[:MAX_HEADING].rstrip("#¶ ")
             continue
         if block.is_entry(share):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,36 @@ def test_no_bytes_break_the_reading_of_pages(body: bytes | str) -> None:
 def test_a_page_nested_without_end_is_survived() -> None:
     assert "deep" in str(parse("<div>" * 200 + "deep" + "</div>" * 200).passages)
     parse("<div>" * 100_000 + "too deep")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "word " * 100_000 + "".join(f"<a href=/{number}>link</a>" for number in range(60_000)),
+        "<ul><li>" + "".join(f"<a href=/{number}>link</a>" for number in range(60_000)),
+        "<div><a href=/x>link</a>" * 250 + "<b></b>" * 300_000,
+        "<table>" + "<td>x" * 400_000,
+        "<a " + " ".join(f"a{number}=1" for number in range(250_000)) + ">",
+        "<a x='>' " + " ".join(f"a{number}" for number in range(250_000)) + ">",
+        "<a x='" * 400_000,
+        f"<h1>{'x' * 1_000_000}</h1><h2>{'x' * 1_000_000}</h2>" + "<p>A word." * 100_000,
+        "<p>" + "A. " * 800_000,
+        "<pre>" + "a:\n" * 800_000,
+    ],
+    ids=["links", "entries", "parents", "cells", "attributes", "flags", "quotes", "headings", "sentences", "colons"],
+)
+def test_no_page_keeps_its_reader_busy_for_long(body: str) -> None:
+    began = time.thread_time()
+    parse(body)
+    # It takes a second or two. Where time grows by the square, it takes minutes.
+    assert time.thread_time() - began < 20
+
+
+def test_an_element_with_thousands_of_attributes_is_read_without_them() -> None:
+    many = " ".join(f"a{number}='>'" for number in range(2_000))
+    read = parse(f"<p>Before <a href=y>it</a>.</p><a {many} href=x>Within</a> <i>after</i>.")
+    assert [link.url for link in read.links] == ["http://h/dir/y"]
+    assert "Within after." in read.passages[-1].text
 
 
 def test_a_plain_text_is_read_as_paragraphs() -> None:
