@@ -20,6 +20,17 @@ import httpx
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 RESOLVE_S = 5.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+#: Not private by their registry, but no web site either: some clouds answer there with a machine's own secrets.
+_SPECIAL = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "168.63.129.16/32",  # Azure's wire server
+        "192.0.0.0/24",  # protocol assignments; Oracle's metadata service
+        "192.88.99.0/24",  # relays of 6to4, given up
+        "3fff::/20",  # documentation
+        "fec0::/10",  # site-local, given up
+    )
+)
 
 
 class AddressRefused(Exception):
@@ -43,6 +54,8 @@ def is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
         return False
     real = _behind(address)
+    if any(real in network for network in _SPECIAL):
+        return False
     return real.is_global and not (real.is_multicast or real.is_reserved or real.is_unspecified)
 
 
