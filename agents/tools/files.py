@@ -7,6 +7,7 @@ checked is what is read, whatever happens to the folder meanwhile.
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from agents.tools.registry import Refused, tool
 
 MAX_BYTES = 64_000
 MAX_ENTRIES = 500
+#: Beyond this the kernel refuses to look, whatever the file.
+MAX_OFFSET = 1 << 53
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 
@@ -33,7 +36,7 @@ def folder() -> Path:
 @tool(idempotent=True)
 def file_read(
     path: Annotated[str, Field(max_length=1000)] = ".",
-    offset: Annotated[int, Field(ge=0)] = 0,
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET)] = 0,
     limit: Annotated[int, Field(ge=1, le=MAX_BYTES)] = 16_000,
 ) -> dict[str, Any]:
     """Read a text file of the shared folder, or list a folder of it.
@@ -86,8 +89,9 @@ def _refusal(path: str, error: OSError) -> Refused:
         return Refused("not-found", f"{path} cannot be reached: a part of its path is a file or a link.")
     if isinstance(error, PermissionError):
         return Refused("unreadable", f"{path} may not be read.")
-    # O_NOFOLLOW says ELOOP (on Linux and macOS) when the part is a link.
-    return Refused("link", f"{path} cannot be opened: links are not followed.")
+    if error.errno == errno.ELOOP:  # what O_NOFOLLOW says (on Linux and macOS) when the part is a link
+        return Refused("link", f"{path} cannot be opened: links are not followed.")
+    return Refused("unreadable", f"{path[:200]} cannot be opened: {error.strerror}.")
 
 
 def _listed(descriptor: int, parts: list[str]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_what_is_no_file_is_refused_without_waiting(folder: Path) -> None:
         for name in ("pipe", "socket"):
             with pytest.raises(Refused) as caught:
                 file_read(name)
-            assert caught.value.slug in ("not-a-file", "link")
+            assert caught.value.slug in ("not-a-file", "unreadable")
 
 
 def test_a_binary_file_is_refused(folder: Path) -> None:
@@ -151,6 +151,12 @@ def test_a_missing_file_and_a_missing_folder_say_so(folder: Path, settings: Any)
     settings.FILES_DIR = folder / "gone"
     with pytest.raises(Refused, match="nobody has put a file there"):
         file_read()
+
+
+def test_a_name_that_no_folder_can_hold_is_no_link(folder: Path) -> None:
+    with pytest.raises(Refused) as caught:
+        file_read("a" * 300)
+    assert caught.value.slug == "unreadable"
 
 
 def test_a_path_through_a_file_says_so(folder: Path) -> None:
