@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from textwrap import indent
 
 from astra_site import request_id
 
@@ -15,6 +16,9 @@ USUAL = frozenset(vars(logging.makeLogRecord({}))) | {
     *("request", "server_time", "status_code"),  # put there by Django
 }
 
+#: Whatever would begin a line of its own, or command a terminal: a message may hold what a stranger wrote.
+ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+
 
 def process_name() -> str:
     """Return the command this process runs: ``web``, ``worker``, ``scheduler``, ``up`` …"""
@@ -23,7 +27,7 @@ def process_name() -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """Format a record as one line (and a traceback below it, when there is one)."""
+    """Format a record as one line (and a traceback indented below it, when there is one)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,13 +36,13 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return ``12:00:00.123 INFO worker jobs.claim: Claimed a job. action=claim job=…``."""
         moment = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}.{int(record.msecs):03d}"
-        line = f"{moment} {record.levelname} {self.process} {record.name}: {record.getMessage()}"
+        line = f"{moment} {record.levelname} {self.process} {record.name}: {record.getMessage().translate(ESCAPES)}"
         extra = {key: value for key, value in vars(record).items() if key not in USUAL}
         if current := request_id.current():
             extra.setdefault("request_id", current)
         line += "".join(f" {key}={_plain(str(value))}" for key, value in extra.items())
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + indent(self.formatException(record.exc_info), "  ", lambda _: True)
         return line
 
 

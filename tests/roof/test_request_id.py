@@ -65,9 +65,21 @@ def test_a_log_line_carries_the_action_its_extras_and_the_request_id() -> None:
     )
 
 
+def test_what_a_stranger_wrote_begins_no_line_of_its_own_and_commands_no_terminal() -> None:
+    record = logging.makeLogRecord(
+        {"msg": "said %s", "args": ("a\r\n12:00 ERROR\x1b[2J\u2028\x85",), "levelname": "INFO"}
+    )
+    line = LineFormatter().format(record)
+    assert line.isprintable()
+    assert line.endswith(r"said a\r\n12:00 ERROR\x1b[2J\u2028\x85")
+
+
 def test_a_log_line_shows_the_traceback_below() -> None:
     try:
-        raise ValueError("no")
+        raise ValueError("oh\nno")
     except ValueError as error:
         record = logging.makeLogRecord({"msg": "oh", "exc_info": (ValueError, error, error.__traceback__)})
-    assert LineFormatter().format(record).endswith("ValueError: no")
+    first, *below = LineFormatter().format(record).split("\n")
+    assert first.endswith("oh")
+    assert below[-2:] == ["  ValueError: oh", "  no"]
+    assert all(line.startswith("  ") for line in below)
