@@ -58,17 +58,21 @@ class Servers:
             turn.close()
 
     def dead(self) -> list[str]:
-        """Return the labels of the servers that do not run, though this process holds them."""
-        return [server.label for server in self.servers if not server.is_alive()]
+        """Return the labels of the servers that cannot be reached, though this process holds them.
+
+        One whose socket was cleaned away with its folder runs for nobody.
+        """
+        return [server.label for server in self.servers if not server.is_alive() or not server.socket.exists()]
 
     def pids(self) -> dict[str, int | None]:
         """Return the process id of each server by its label. A new one tells that somebody had to start it again."""
         return {server.label: server.read_pid() for server in self.servers}
 
     def revive(self) -> list[str]:
-        """Start the servers that died; return their names."""
+        """Start the servers that died or cannot be reached; return their names."""
         turn = self._take_turn()
         try:
+            self.layout.make_run()
             return self._ensure()
         finally:
             turn.close()

@@ -90,7 +90,7 @@ def kill(data_dir: Path, name: str) -> None:
 
 def all_are_dead(data_dir: Path) -> bool:
     held = embedded.Servers(data_dir, postgres=True, valkey=True, durable=False)
-    return len(held.dead()) == 2
+    return not any(server.is_alive() for server in held.servers)
 
 
 @pytest.fixture
@@ -148,6 +148,19 @@ def test_servers_killed_while_held_are_revived_with_their_data(data_dir: Path, v
             kill(data_dir, victim)
         until(lambda: len(held.dead()) == len(victims))
         assert held.revive() == victims
+        assert held.dead() == []
+        assert read(data_dir) == (["kept"], ["kept"])
+
+
+def test_servers_whose_sockets_were_cleaned_away_while_held_are_revived_with_their_data(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("astra_site.embedded.server.SOCKET_SECONDS", 0.1)
+    with embedded.servers(data_dir, durable=False) as held:
+        write(data_dir, "kept")
+        shutil.rmtree(Layout(data_dir).run)
+        assert len(held.dead()) == 2
+        assert held.revive() == ["postgres", "valkey"]
         assert held.dead() == []
         assert read(data_dir) == (["kept"], ["kept"])
 
