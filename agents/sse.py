@@ -169,7 +169,7 @@ def _event(event: Event) -> str:
 
 async def _start(send: ASGISendCallable, status: int, headers: Mapping[str, str]) -> None:
     pairs = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-    pairs.append((b"cache-control", b"no-store"))
+    pairs += [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
     await send({"type": "http.response.start", "status": status, "headers": pairs, "trailers": False})
 
 

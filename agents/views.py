@@ -107,12 +107,14 @@ def step(request: HttpRequest, task_id: UUID, step_id: int) -> HttpResponse:
 
 
 @require_safe
+@never_cache
 def download(request: HttpRequest, task_id: UUID, part: str) -> HttpResponse:
     """Return a task's input or output, whole."""
     return _json(_run(request, task_id), part, f"{task_id}-{part}")
 
 
 @require_safe
+@never_cache
 def download_step(request: HttpRequest, task_id: UUID, step_id: int, part: str) -> HttpResponse:
     """Return a step's input or output, whole."""
     return _json(get_object_or_404(Step, run=_run(request, task_id), pk=step_id), part, f"{task_id}-{step_id}-{part}")

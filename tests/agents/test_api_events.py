@@ -150,6 +150,7 @@ async def test_what_has_happened_is_replayed_and_what_happens_follows_until_the_
         assert listener.status == 200
         assert listener.sent_headers["content-type"] == "text/event-stream; charset=utf-8"
         assert listener.sent_headers["x-accel-buffering"] == "no"
+        assert listener.sent_headers["x-content-type-options"] == "nosniff"
         first = await listener.until("state")
         assert (first.data["from"], first.data["status"], first.data["reason"]) == (None, "queued", "submitted")
         await task.note("step", name="fetch", ms=3)

@@ -265,6 +265,7 @@ def test_input_and_output_can_be_taken_whole(operator: Client) -> None:
     answer = operator.get(url(run, "output.json"))
     assert json.loads(answer.content) == REPORT
     assert "attachment" in answer["Content-Disposition"]
+    assert "no-store" in answer["Cache-Control"]
     assert json.loads(operator.get(url(run, "input.json")).content) == {"q": "é"}
     assert operator.get(url(run, "payload.json")).status_code == 404
 
