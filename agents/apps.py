@@ -13,4 +13,5 @@ class AgentsConfig(AppConfig):
 
         handlers.register(handler.NAME, handler.RunHandler())
         hooks.capabilities = registry.capabilities
+        hooks.before_forks.append(services.preload)
         hooks.on_shutdown.append(services.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,12 @@ def model_port() -> PydanticAIPort:
     from agents.llm.port import PydanticAIPort
 
     return PydanticAIPort()
+
+
+def preload() -> None:
+    """Import the providers' libraries now, for the processes that are to be forked from this one."""
+    for module in ("port", "providers", "dialect", "faults"):
+        importlib.import_module(f"agents.llm.{module}")
 
 
 def toolbox(overrides: Mapping[str, Mapping[str, Any]]) -> LocalToolBox:

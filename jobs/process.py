@@ -20,9 +20,16 @@ class Hooks:
 
     #: What this process has loaded; asked every two seconds, in a thread of its own.
     capabilities: Callable[[], Sequence[str]] = tuple
+    #: Called once in a process that forks others for jobs: what it imports here, none of them imports again.
+    before_forks: list[Callable[[], None]] = field(default_factory=list)
     #: Awaited on the loop when the process stops: pooled clients are closed here.
     on_shutdown: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     version: str = field(default_factory=_version)
+
+    def prepare_forks(self) -> None:
+        """Import what every fork will need."""
+        for prepare in self.before_forks:
+            prepare()
 
     async def shut_down(self) -> None:
         """Close what the apps above have opened."""

@@ -100,6 +100,7 @@ class SuspectWorker(MessageWorker, Worker):
     def __init__(self, connection: redis.Redis, grace_s: float) -> None:
         super().__init__(lanes.SUSPECT, connection)
         self._grace_s = grace_s
+        self._is_prepared = False
 
     def is_stopping(self) -> bool:
         """Tell whether to take no more, and to end what runs."""
@@ -128,6 +129,13 @@ class SuspectWorker(MessageWorker, Worker):
         if self.is_stopping():
             return  # the reconciler wakes another server: a fork of ours would be told to stop at once
         self.fork_work_horse(job, queue)
+        if not self._is_prepared:
+            # Beside the first, which does not wait for it; those that follow begin at once.
+            self._is_prepared = True
+            try:
+                hooks.prepare_forks()
+            except Exception:
+                logger.exception("could not prepare for forks", extra={"action": "forks_not_prepared"})
         self.monitor_work_horse(job, queue)
 
     def monitor_work_horse(self, job: Message, queue: Queue) -> None:

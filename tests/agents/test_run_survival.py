@@ -140,7 +140,7 @@ def test_a_run_that_gets_one_step_further_with_each_crash_is_never_given_up(
     Job.objects.filter(id=task.id).update(lane="suspect")  # as if its first worker had died
     processes.scheduler()
     processes.ready_worker("suspect:1", environment=environment)
-    task.reaches("succeeded", "dead")
+    task.reaches("succeeded", "dead", within_s=60)
     run = task.run()
     assert (run.job.state, run.output) == ("succeeded", {"text": "survived"})
     assert JobEvent.objects.filter(job_id=task.id, reason="worker-died").count() == 6
