@@ -115,7 +115,8 @@ def _valkey_connection(servers: embedded.Servers) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(autouse=True)
-def valkey(_valkey_connection: redis.Redis) -> redis.Redis:
-    """A client of this worker's Valkey database, which is empty when a test begins."""
+def valkey(_valkey_connection: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> redis.Redis:
+    """A client of this worker's Valkey database, which is empty when a test begins, and no outage is remembered."""
+    monkeypatch.setattr("jobs.wakeups._silent_until", 0.0)
     _valkey_connection.flushdb()
     return _valkey_connection
