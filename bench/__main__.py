@@ -31,6 +31,9 @@ def main(*names: str) -> None:
         parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(BENCHMARKS)}")
     parser.add_argument("--quick", action="store_true", help="few tasks, one round: to see that it works")
     parser.add_argument("--keep", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="rounds of each benchmark instead of the usual three to seven"
+    )
     options = parser.parse_args()
     chosen = names or options.names or BENCHMARKS
     if unknown := set(chosen) - set(BENCHMARKS):
@@ -43,7 +46,7 @@ def main(*names: str) -> None:
         )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else the servers would go on
     rows = []
-    with Stage() as stage:
+    with Stage(options.rounds) as stage:
         where = _where(stage)
         for name in chosen:
             print(f"{name} …", file=sys.stderr)

@@ -57,14 +57,14 @@ def measure(stage: Stage, *, quick: bool) -> list[Row]:
     found: dict[str, list[dict[str, float]]] = {}
     for size, sql, count in sizes:
         _execute(sql.format(count=count), "VACUUM ANALYZE", "CHECKPOINT")
-        found[size] = [_times(50 if quick else 200) for _ in range(1 if quick else 5)]
+        found[size] = [_times(50 if quick else 200) for _ in range(stage.rounds(5, quick=quick))]
     (least, base), *others = found.items()
     rows = [
         Row(f"{what} {size}", "ms", least, [t[key] for t in times], [t[key] for t in base], more_is_better=False)
         for size, times in others
         for key, what in (("p50", "Claim, p50,"), ("p95", "Claim, p95,"), ("look", "Look at an empty lane,"))
     ]
-    return [*rows, _heartbeat(1 if quick else 5)]
+    return [*rows, _heartbeat(stage.rounds(5, quick=quick))]
 
 
 def _execute(*statements: str) -> list[Any]:

@@ -61,7 +61,7 @@ def measure(stage: Stage, *, quick: bool) -> list[Row]:
             time.sleep(0.5)  # let the connections of the dead drain
             return {"rate": rate, "memory": mib / flights[contender]}
 
-        results = interleave(list(flights), 1 if quick else 3, once)
+        results = interleave(list(flights), stage.rounds(3, quick=quick), once)
     found = rows(results, "Tasks of 1 s, 64 in flight", "rate", "/s", more_is_better=True)
     if memory.can_measure():
         found += rows(results, "Memory per task in flight", "memory", "MiB", more_is_better=False)

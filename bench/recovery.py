@@ -16,7 +16,7 @@ from bench.table import Row
 
 def measure(stage: Stage, *, quick: bool) -> list[Row]:
     """Kill a worker, round after round, each time at another moment of its lease."""
-    took = [_once(stage) for _ in range(1 if quick else 7)]
+    took = [_once(stage) for _ in range(stage.rounds(7, quick=quick))]
     return [Row("kill -9 until it runs elsewhere", "s", "", took, (), more_is_better=False)]
 
 

@@ -51,7 +51,8 @@ class Stage:
     is synced to disk would cost what it costs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rounds: int | None = None) -> None:
+        self._rounds = rounds
         base = Path(os.environ.get("ASTRA_DATA_DIR") or ROOT / "var").resolve() / "bench"
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._peers = base / "peers"
@@ -68,6 +69,10 @@ class Stage:
         #: Celery would look for Django, if its settings were named.
         self.env_of_peers = {name: value for name, value in self.env.items() if not name.startswith("DJANGO_")}
         self._exit = ExitStack()
+
+    def rounds(self, usual: int, *, quick: bool) -> int:
+        """Return how many rounds to run: as many as were asked for, else one of a quick run, else the usual number."""
+        return self._rounds or (1 if quick else usual)
 
     def __enter__(self) -> Self:
         try:

@@ -15,7 +15,7 @@ from bench.table import Row
 
 def measure(stage: Stage, *, quick: bool) -> list[Row]:
     """Run all systems in turn, round after round."""
-    rounds = 1 if quick else 5
+    rounds = stage.rounds(5, quick=quick)
     calls, starts = (200, 30) if quick else (1000, 200)
     peers: list[Contender] = [
         Rq(stage, "RQ", "rq.SimpleWorker"),

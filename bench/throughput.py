@@ -33,7 +33,7 @@ def measure(stage: Stage, *, quick: bool) -> list[Row]:
         with contender.worker():
             return {"rate": contender.rate(count)}
 
-    results = interleave(list(tasks), 1 if quick else 5, once)
+    results = interleave(list(tasks), stage.rounds(5, quick=quick), once)
     return rows(results, "No-op tasks, one worker", "rate", "/s", more_is_better=True)
 
 
