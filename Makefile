@@ -18,6 +18,7 @@ lint:
 	.venv/bin/python -m ruff format --check .
 	@sh scripts/with-scratch-data .venv/bin/python -m mypy
 	@sh scripts/with-scratch-data .venv/bin/python manage.py makemigrations --check --dry-run
+	.venv/bin/python -m pytest -q tests/roof/test_import_arrows.py
 
 bench:
 	@PYTHON="$(PYTHON)" sh scripts/venv dev
