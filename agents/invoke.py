@@ -20,6 +20,7 @@ from django.db import transaction
 from django.utils import timezone
 from psycopg.types.json import Jsonb
 
+from accounts import roles
 from accounts.problems import Problem
 from agents import registry
 from agents.config.faults import nearest
@@ -32,12 +33,15 @@ from agents.runtime.types import Budget
 from audit import trail
 from audit.trail import Actor
 from jobs.actions import InvalidState
-from jobs.models.job import Priority
+from jobs.models.job import Job, Priority
 from jobs.script import Script
 from jobs.states import REDRIVABLE, State
 from jobs.submit import Idempotency, IdempotencyMismatch, LaneFull, Submission, submit
 
 HANDLER = "agent-run"
+#: Tasks before everybody else's turn that a user who is no operator may have waiting.
+MAX_URGENT = 5
+_WAITING = (State.SCHEDULED, State.BLOCKED, State.QUEUED)
 #: The run ends itself at its wall clock, with what it was doing; only one that does not is stopped from outside.
 UNWIND_S = 10
 #: PostgreSQL keeps moments that Python cannot read back: one such row would break every list that it stands in.
@@ -98,6 +102,16 @@ class QueueFull(Problem):
     slug, title, status = "queue-full", "The queue is full", 429
 
 
+class TooManyUrgent(Problem):
+    """As many of your tasks of high priority are waiting as one user may have.
+
+    High priority goes before everybody else's tasks, so only a few of it may wait at once. Submit this one with normal
+    priority, or wait for the others. Operators may have any number.
+    """
+
+    slug, title, status = "too-many-urgent", "Too many tasks of high priority are waiting", 429
+
+
 @dataclass(frozen=True, slots=True)
 class Invoked:
     """A run that was started, or that the idempotency key had started before (``created`` False)."""
@@ -147,6 +161,8 @@ def invoke(
     _check_fit(known, found, input)
     if run_at and run_at - timezone.now() > MAX_AHEAD:
         raise bad_input(("run_at",), "it may be at most a hundred years ahead")
+    if priority is not None and priority < rules.provider.priority:
+        _check_urgent(user, priority)
     budget = budget or Budget()
     asked = {
         "input": input,
@@ -213,6 +229,14 @@ def edit_and_redrive(run: Run, input: Any, *, actor: Actor) -> Invoked:
 def _sentence(error: Exception) -> str:
     text = str(error)
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _check_urgent(user: AbstractBaseUser, priority: Priority) -> None:
+    if roles.is_operator(user):
+        return
+    waiting = Job.objects.filter(user_id=user.pk, state__in=_WAITING, priority__lte=priority).order_by()
+    if waiting[:MAX_URGENT].count() >= MAX_URGENT:
+        raise TooManyUrgent(f"{MAX_URGENT} of your tasks of high priority are waiting.", headers={"Retry-After": "5"})
 
 
 def _check_fit(known: Registry, endpoint: EndpointInfo, input: Any) -> None:

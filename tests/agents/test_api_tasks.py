@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from accounts import roles
 from agents import queries, registry
+from agents.invoke import MAX_URGENT
 from agents.models import Run, Step
 from audit.models import AuditEntry
 from jobs.models.job import Job
@@ -453,3 +454,14 @@ def test_a_list_of_tasks_leaves_their_results_out(alice: Caller) -> None:
     whole = alice.get(item["links"]["self"])[1]
     assert whole.pop("result") == {"text": "long"}
     assert item == whole
+
+
+def test_only_a_few_urgent_tasks_of_a_user_may_wait_and_any_number_of_an_operator(alice: Caller, boss: Caller) -> None:
+    urgent = {"endpoint": "help.v1", "input": "hi", "priority": "high"}
+    assert [alice.post(TASKS, urgent)[0] for _ in range(MAX_URGENT)] == [202] * MAX_URGENT
+    status, problem = alice.post(TASKS, urgent)
+    assert (status, problem["type"]) == (429, "/problems/too-many-urgent")
+    assert alice.post(TASKS, urgent | {"priority": "normal"})[0] == 202
+    assert [boss.post(TASKS, urgent)[0] for _ in range(MAX_URGENT + 1)] == [202] * (MAX_URGENT + 1)
+    Job.objects.filter(user=alice.user, priority=0).update(state="cancelled", finished_at=timezone.now())
+    assert alice.post(TASKS, urgent)[0] == 202
