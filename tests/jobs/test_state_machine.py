@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+from unittest import mock
 from uuid import UUID
 
 import pytest
 from django.db import connection
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -226,11 +229,12 @@ DEEDS = (
     ["submit"] * 4
     + ["claim"] * 4
     + ["finish"] * 6
-    + ["step", "cancel", "redrive", "redrive", "discard", "resolve", "resolve", "hold", "lift", "end"]
+    + ["step", "cancel", "cancel", "redrive", "redrive", "discard", "resolve", "resolve", "hold", "lift", "end"]
 )
 TURNS = [
     *["work"] * 12,
     *["race for a job"] * 3,
+    *["race for a partition"] * 4,
     *["at once"] * 6,
     *DEEDS,
     *["let time pass"] * 4,
@@ -271,6 +275,8 @@ class Jobs(RuleBasedStateMachine):
                 self.do_at_once()
             case "race for a job":
                 self.race_for_one_job()
+            case "race for a partition":
+                self.race_for_a_partition()
             case "let time pass":
                 self.let_time_pass()
             case "reconcile":
@@ -327,7 +333,10 @@ class Jobs(RuleBasedStateMachine):
         if worker_id is None:
             return None
         if chosen == "end":
-            return end_one(worker_id, self.chance.choice(("died", "lost", "stopped")))
+            owners = [job.worker for job in self.model.jobs.values() if job.worker is not None]
+            return end_one(
+                self.pick(owners, (worker_id,)) or worker_id, self.chance.choice(("died", "lost", "stopped"))
+            )
         lanes = [job.lane for job in self.model.jobs.values() if job.state is State.QUEUED]
         lane = self.pick(lanes, (HOME, SUSPECT))
         assert lane is not None
@@ -420,8 +429,20 @@ class Jobs(RuleBasedStateMachine):
         ]
         self._follow_in_some_order([finish_one(claimed, *self.an_outcome()), *self.chance.sample(others, 2)])
 
+    def race_for_a_partition(self) -> None:
+        """The same, all of them for one partition: its jobs come, end, are cancelled and come back."""
+        partition = self.chance.choice(PARTITIONS[1:])
+        jobs = [job for job in self.model.jobs.values() if job.partition == partition]
+        deeds = [submit_one(partition, None, None, later=False) for _ in range(2)]
+        deeds += [cancel_one(job.id) if job.live else redrive_one(job.id, "checkpoint") for job in jobs]
+        for claimed in self.claims:
+            if claimed.partition_key == partition and self.model.owns(claimed.job_id, claimed.fence):
+                deeds += [finish_one(claimed, *self.an_outcome())] * 3
+        self._follow_in_some_order(self.chance.sample(deeds, min(3, len(deeds))))
+
     def _follow_in_some_order(self, deeds: list[Deed]) -> None:
-        results = at_once(*(deed.do for deed in deeds))
+        with _haltingly():
+            results = at_once(*(deed.do for deed in deeds))
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -443,7 +464,8 @@ class Jobs(RuleBasedStateMachine):
 
     def reconcile_at_once(self) -> None:
         """Any number of reconcilers do what one would do."""
-        at_once(*[lambda: Reconciler().tick()] * 3)
+        with _haltingly():
+            at_once(*[lambda: Reconciler().tick()] * 3)
         Reconciler().tick()
         for _ in range(4):
             self.model.reconcile()
@@ -513,6 +535,25 @@ class Jobs(RuleBasedStateMachine):
         assert states == {row["id"]: row["state"] for row in ask("SELECT id, state FROM jobs_job")}
 
 
+@contextmanager
+def _haltingly() -> Iterator[None]:
+    """Let scripts halt for up to two milliseconds before each statement, so that those done at once do interleave."""
+    run, chance = script.run, random.Random()
+
+    def halting(what: Script[T]) -> Script[T]:
+        rows: Any = None
+        while True:
+            try:
+                asked = what.send(rows)
+            except StopIteration as stop:
+                return cast("T", stop.value)
+            time.sleep(chance.uniform(0, 0.002))
+            rows = yield asked
+
+    with mock.patch.object(script, "run", lambda what: run(halting(what))):
+        yield
+
+
 def _rows() -> dict[UUID, tuple[Any, ...]]:
     """Return the jobs as `model.Job.seen` shows them."""
     rows = ask(
@@ -556,6 +597,7 @@ def test_the_rules_hold_whatever_is_done_to_jobs(monkeypatch: pytest.MonkeyPatch
             stateful_step_count=40,
             deadline=None,
             database=None,
+            phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
         ),
     )
