@@ -222,7 +222,7 @@ class Watch:
             return
         self.look_at = now + WATCH_S
         if dead := self.servers.dead():
-            say(f"{' and '.join(dead)} died; it is started again.")
+            say(f"{' '.join(f'{name} died.' for name in dead)} Starting again.")
             try:
                 self.servers.revive()
             except embedded.EmbeddedError as error:
