@@ -222,7 +222,8 @@ class Watch:
             return
         self.look_at = now + WATCH_S
         if dead := self.servers.dead():
-            say(f"{' '.join(f'{name} died.' for name in dead)} Starting again.")
+            for name in dead:
+                say(f"{name} died; it is started again.")
             try:
                 self.servers.revive()
             except embedded.EmbeddedError as error:
