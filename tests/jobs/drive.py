@@ -162,6 +162,16 @@ def pass_time(seconds: float) -> None:
             cursor.execute(f"UPDATE {table} SET {sets}", {"s": seconds})
 
 
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 # --- Many at once ----------------------------------------------------------------------------------------------------
 
 
