@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
-from django.db import connection
 
 from jobs import handlers, sweeps
 from jobs.handlers import Outcome, Transition
 from jobs.pool import conninfo
 from jobs.script import Script
 from tests.jobs.drive import Clock
+from tests.support.connections import let_go
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +43,9 @@ def outage() -> Iterator[Callable[[], None]]:
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
 
-    def begin_anew() -> None:
-        connection.close()
-        connection.close_pool()  # type: ignore[attr-defined]
-
-    begin_anew()
+    let_go()
     yield kill
-    begin_anew()
+    let_go()
 
 
 @pytest.fixture

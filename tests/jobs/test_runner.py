@@ -18,6 +18,7 @@ from jobs.script import Script
 from tests.jobs import drive
 from tests.jobs.at_work import claimed_for, in_thread, row_of
 from tests.jobs.drive import PROBLEM
+from tests.support.connections import let_go
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -201,8 +202,7 @@ def _break_connections() -> None:
 def _pool_anew() -> Any:
     """Leave no broken connection in Django's pool to the next test."""
     yield
-    connection.close()
-    connection.close_pool()  # type: ignore[attr-defined]
+    let_go()
 
 
 @pytest.mark.usefixtures("_pool_anew")

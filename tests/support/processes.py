@@ -23,6 +23,7 @@ from astra_site import embedded
 from astra_site.parent import Leash
 from jobs import wakeups
 from jobs.models import Worker
+from tests.support.connections import let_go
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 POLL_S = 0.02
@@ -200,7 +201,6 @@ def moved_to(data_dir: Path) -> Iterator[embedded.Servers]:
 
 def reconnect() -> None:
     """Let go of connections that are broken, or lead elsewhere than they should."""
-    connection.close()
-    connection.close_pool()  # type: ignore[attr-defined]
+    let_go()
     wakeups.client.cache_clear()
     wakeups.queue.cache_clear()
