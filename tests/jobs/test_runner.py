@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import psycopg
@@ -12,13 +12,12 @@ from django.db import connection
 from jobs import handlers, script
 from jobs.claim import StaleFence
 from jobs.handlers import Blocked, Cancelled, Claim, Failed, HandedBack, Outcome, Parked, Succeeded, Transition, WaitFor
-from jobs.pool import close_pool, conninfo, get_pool
+from jobs.pool import close_pool, get_pool
 from jobs.runner import Runner, persist, problem_of
 from jobs.script import Script
 from tests.jobs import drive
 from tests.jobs.at_work import claimed_for, in_thread, row_of
 from tests.jobs.drive import PROBLEM
-from tests.support.connections import let_go
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -190,25 +189,9 @@ def test_the_fingerprint_groups_what_went_wrong_at_one_place() -> None:
 # --- Outages ---------------------------------------------------------------------------------------------------------
 
 
-def _break_connections() -> None:
-    with psycopg.connect(conninfo(), autocommit=True) as own:
-        own.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-
-
-@pytest.fixture
-def _pool_anew() -> Any:
-    """Leave no broken connection in Django's pool to the next test."""
-    yield
-    let_go()
-
-
-@pytest.mark.usefixtures("_pool_anew")
-async def test_an_outage_while_the_outcome_is_written_is_waited_out(jobs: Runner) -> None:
+async def test_an_outage_while_the_outcome_is_written_is_waited_out(jobs: Runner, outage: Callable[[], None]) -> None:
     async def work(claim: Claim) -> Outcome:
-        await asyncio.to_thread(_break_connections)
+        await asyncio.to_thread(outage)
         return Succeeded()
 
     claimed = await claimed_for(work)

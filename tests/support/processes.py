@@ -19,7 +19,7 @@ from django.core.management import call_command
 from django.db import connection
 from pytest_django import DjangoDbBlocker
 
-from astra_site import embedded
+from astra_site import embedded, sessions
 from astra_site.parent import Leash
 from jobs import wakeups
 from jobs.models import Worker
@@ -87,7 +87,7 @@ class Process:
 
     def others(self) -> list[int]:
         """Return the processes of its session but for itself: what it started and what those started."""
-        return [pid for pid in _all_pids() if pid != self.pid and _session(pid) == self.pid]
+        return [pid for pid in sessions.members(self.pid) if pid != self.pid]
 
     def end(self) -> None:
         """Kill it and everything that it started."""
@@ -97,20 +97,6 @@ class Process:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.popen.wait()
-
-
-def _all_pids() -> list[int]:
-    if Path("/proc/self").exists():
-        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    listed = subprocess.run(["ps", "-axo", "pid="], capture_output=True, text=True, check=True)
-    return [int(word) for word in listed.stdout.split()]
-
-
-def _session(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except (ProcessLookupError, PermissionError):
-        return None
 
 
 class Processes:
