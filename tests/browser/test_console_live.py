@@ -142,6 +142,21 @@ def test_typing_in_the_filter_narrows_the_list_and_stands_in_the_address(browse:
     expect(page.locator("tbody tr")).to_have_count(2)
 
 
+def test_an_endpoint_chosen_the_moment_its_predecessor_is_there_shows_its_own_fields(browse: Open) -> None:
+    page = browse(person("ulla", roles.USER), "/console/tasks/new/?endpoint=nested.v1")
+    page.evaluate(
+        """() => document.addEventListener("htmx:afterSwap", () => {
+             const select = document.querySelector("#endpoint");
+             select.value = "dig.v1";
+             select.dispatchEvent(new Event("change", { bubbles: true }));
+           }, { once: true })"""
+    )
+    page.get_by_label("Endpoint").select_option("help.v1")
+    expect(page.get_by_label("Question")).to_be_visible()
+    page.wait_for_url("**/new/?endpoint=dig.v1")
+    expect(page.get_by_label("Endpoint")).to_have_value("dig.v1")
+
+
 def test_a_task_is_submitted_from_the_browser(browse: Open) -> None:
     page = browse(person("ulla", roles.USER), "/console/tasks/")
     page.get_by_role("link", name="New task").first.click()
