@@ -1,78 +1,19 @@
-"""What the registry loaded, and what ran."""
+"""What ran, and what it came to."""
 
 from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
-from django.contrib.postgres.search import SearchVector, SearchVectorField
+from django.contrib.postgres.search import SearchVector
 from django.db import models
-from django.db.models import GeneratedField, Q
+from django.db.models import Q
 from django.db.models.functions import Cast, Left, Now
 
-from agents.modes import Mode
+from agents.models.declared import MODE_CHOICES, MODE_KNOWN, AgentVersion, Endpoint
 from jobs.models import Job
 
 #: What a task is searched by: the beginning of its input, for PostgreSQL refuses a search vector of more than 1 MiB.
 SEARCHED_INPUT = SearchVector(Left(Cast("input", models.TextField()), 10_000), config="simple")
-
-MODE_CHOICES = [(mode.value, mode.label) for mode in Mode]
-MODE_KNOWN = Q(mode__in=[mode.value for mode in Mode])
-
-
-class AgentVersion(models.Model):
-    """One version of an agent, whole: a run in flight finishes on the version it began with."""
-
-    name = models.CharField(max_length=80)
-    version = models.PositiveIntegerField()
-    definition = models.JSONField(help_text="The agent as `astra.yml` declared it, normalised.")
-    digest = models.CharField(max_length=64, help_text="SHA-256 of the definition.")
-    program = models.CharField(max_length=80)
-    program_hash = models.CharField(max_length=64, help_text="SHA-256 of the program's source.")
-    created_at = models.DateTimeField(db_default=Now())
-
-    class Meta:
-        constraints = [models.UniqueConstraint(fields=["name", "version"], name="agent_version_once")]
-        ordering = ["name", "-version"]
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.version}"
-
-
-class Endpoint(models.Model):
-    """A versioned public name that binds an agent and one mode. Its mode never changes: a new mode is a new name."""
-
-    name = models.CharField(max_length=80, unique=True, help_text="Like research.v1")
-    agent = models.ForeignKey(AgentVersion, on_delete=models.PROTECT, related_name="endpoints")
-    mode = models.CharField(max_length=20, choices=MODE_CHOICES)
-    definition = models.JSONField(help_text="Schemas and the rest, as `astra.yml` declared it.")
-    active = models.BooleanField(default=True, help_text="Still declared in astra.yml.")
-    created_at = models.DateTimeField(db_default=Now())
-    updated_at = models.DateTimeField(auto_now=True)
-
-    class Meta:
-        constraints = [models.CheckConstraint(condition=MODE_KNOWN, name="endpoint_mode_known")]
-        ordering = ["name"]
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class ConfigLoad(models.Model):
-    """One load of `astra.yml` that changed something. The newest is what holds; other processes notice its id."""
-
-    at = models.DateTimeField(db_default=Now())
-    lanes = models.JSONField(default=dict, help_text="Slots and depth by lane, as declared.")
-    programs = models.JSONField(default=list, help_text="Modules that define programs.")
-    tools = models.JSONField(default=dict, help_text="How tools are run: the batch size, and what the file overrides.")
-    prices = models.JSONField(default=dict, help_text="USD per million input and output tokens, by model, as told.")
-    changes = models.JSONField(default=list, help_text="What the load changed.")
-    actor = models.CharField(max_length=150)
-
-    class Meta:
-        ordering = ["-id"]
-
-    def __str__(self) -> str:
-        return f"load {self.pk}"
 
 
 class Run(models.Model):
@@ -175,25 +116,3 @@ class Score(models.Model):
 
     def __str__(self) -> str:
         return f"{self.rubric} {self.value:.2f}"
-
-
-class Memory(models.Model):
-    """What an agent keeps for one user, found again by PostgreSQL's full-text search."""
-
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memories")
-    agent = models.CharField(max_length=80, help_text="Who wrote it; every agent of the user may read it.")
-    text = models.TextField()
-    created_at = models.DateTimeField(db_default=Now())
-    search = GeneratedField(
-        expression=SearchVector("text", config="simple"), output_field=SearchVectorField(), db_persist=True
-    )
-
-    class Meta:
-        verbose_name_plural = "memories"
-        indexes = [
-            GinIndex(fields=["search"], name="memory_search"),
-            models.Index(fields=["user", "-created_at"], name="memory_by_user"),
-        ]
-
-    def __str__(self) -> str:
-        return self.text[:60]

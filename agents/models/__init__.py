@@ -1,0 +1,19 @@
+"""What the registry loaded, what ran, what was said and what is remembered."""
+
+from agents.models.chat import Conversation, Message
+from agents.models.declared import AgentVersion, ConfigLoad, Endpoint
+from agents.models.memory import Memory
+from agents.models.run import SEARCHED_INPUT, Run, Score, Step
+
+__all__ = [
+    "SEARCHED_INPUT",
+    "AgentVersion",
+    "ConfigLoad",
+    "Conversation",
+    "Endpoint",
+    "Memory",
+    "Message",
+    "Run",
+    "Score",
+    "Step",
+]
