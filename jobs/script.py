@@ -1,8 +1,8 @@
 """Transactions written once, driven from synchronous and asynchronous code alike.
 
 A *script* is a generator: it yields `(sql, params)` and gets the rows back as dictionaries; it yields `Wake(lane)` to
-ask for a wake-up once the transaction has committed; `yield from` composes. Each driver runs a whole script in one
-transaction, so a script never awaits the outside world.
+ask for a wake-up once the transaction has committed, or `Tell(channel, message)` for a message; `yield from` composes.
+Each driver runs a whole script in one transaction, so a script never awaits the outside world.
 """
 
 from __future__ import annotations
@@ -32,7 +32,16 @@ class Wake:
     lane: str
 
 
-Script = Generator["tuple[str, Params] | Wake", list[Row], T]
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Ask for one message on a channel of Redis after commit, for whoever listens then. ``message`` is plain JSON."""
+
+    channel: str
+    message: Any
+
+
+After = Wake | Tell
+Script = Generator["tuple[str, Params] | After", list[Row], T]
 
 
 def run(script: Script[T]) -> T:
@@ -45,32 +54,37 @@ def run(script: Script[T]) -> T:
         # Errors come as Django's own, like those of the surrounding transaction.
         with connection.wrap_database_errors, connection.connection.cursor(row_factory=dict_row) as cursor:
             cursor.adapters.register_loader("jsonb", JsonbLoader)  # Django's own leaves jsonb as text
-            result, lanes = _drive(cursor, script)
-        if lanes:
-            transaction.on_commit(functools.partial(wakeups.push, lanes))
+            result, after = _drive(cursor, script)
+        if after:
+            transaction.on_commit(functools.partial(_say, after))
     return result
 
 
 def run_on(connection: Connection[Any], script: Script[T]) -> T:
     """Run the script on a connection of the caller's own, in one transaction; push its wake-ups after commit."""
     with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
-        result, lanes = _drive(cursor, script)
-    if lanes:
-        wakeups.push(lanes)
+        result, after = _drive(cursor, script)
+    if after:
+        _say(after)
     return result
 
 
-def _drive(cursor: Cursor[Row], script: Script[T]) -> tuple[T, list[str]]:
-    """Send the script's statements to the cursor. Returns its result and the lanes to wake."""
-    lanes: list[str] = []
+def _say(after: Sequence[After]) -> None:
+    wakeups.push([ask.lane for ask in after if isinstance(ask, Wake)])
+    wakeups.tell([(ask.channel, ask.message) for ask in after if isinstance(ask, Tell)])
+
+
+def _drive(cursor: Cursor[Row], script: Script[T]) -> tuple[T, list[After]]:
+    """Send the script's statements to the cursor. Returns its result and what is to be said after commit."""
+    after: list[After] = []
     rows: list[Row] | None = None
     while True:
         try:
             ask = script.send(rows)  # type: ignore[arg-type]  # None starts a generator
         except StopIteration as stop:
-            return stop.value, lanes
-        if isinstance(ask, Wake):
-            lanes.append(ask.lane)
+            return stop.value, after
+        if isinstance(ask, After):
+            after.append(ask)
             rows = []
             continue
         cursor.execute(*ask)
@@ -79,7 +93,7 @@ def _drive(cursor: Cursor[Row], script: Script[T]) -> tuple[T, list[str]]:
 
 async def arun(pool: AsyncConnectionPool[AsyncConnection[Row]], script: Script[T]) -> T:
     """Run the script on a connection of the pool, in one transaction; push its wake-ups after commit."""
-    lanes: list[str] = []
+    after: list[After] = []
     async with pool.connection() as conn, conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
         rows: list[Row] | None = None
         while True:
@@ -88,12 +102,12 @@ async def arun(pool: AsyncConnectionPool[AsyncConnection[Row]], script: Script[T
             except StopIteration as stop:
                 result: T = stop.value
                 break
-            if isinstance(ask, Wake):
-                lanes.append(ask.lane)
+            if isinstance(ask, After):
+                after.append(ask)
                 rows = []
                 continue
             await cursor.execute(*ask)
             rows = await cursor.fetchall() if cursor.description else []
-    if lanes:
-        await wakeups.apush(lanes)
+    if after:
+        await wakeups.in_thread(_say, after)
     return result

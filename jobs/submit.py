@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from jobs import handlers, lanes, script
 from jobs.fairness import next_tag
+from jobs.handlers import Claim
 from jobs.ids import later_than, uuid7
 from jobs.models.job import Priority
 from jobs.retry import RetryPolicy
@@ -54,19 +55,37 @@ class Submission:
     max_depth: int | None = None
     with_job: Callable[[UUID], Script[None]] | None = None
     job_id: UUID = field(default_factory=uuid7)
+    #: The worker that runs it at once: it never waits in its lane. None: whoever claims it.
+    claimed_by: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The job that a submission made, or had made before (``created`` False)."""
+    """The job that a submission made, or had made before (``created`` False).
+
+    ``claim`` is that of the worker which the submission named, if it made the job.
+    """
 
     job_id: UUID
     state: State
     created: bool
+    claim: Claim | None = None
 
 
 class IdempotencyMismatch(Exception):
     """The key was used for another request."""
+
+
+class HeldBack(Exception):
+    """The job cannot run at once, so it was not made. ``reasons`` are those of a blocked job."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__(f"it may not run now: {', '.join(reasons)}")
+        self.reasons = reasons
+
+
+class NotLeased(Exception):
+    """The worker that would run the job has no lease now."""
 
 
 class LaneFull(Exception):
@@ -89,7 +108,11 @@ def submit(submission: Submission) -> Submitted:
 
 
 def submit_script(submission: Submission) -> Script[Submitted]:
-    """Write a submission, as a script that others may compose."""
+    """Write a submission, as a script that others may compose.
+
+    Raises:
+        As `submit`; HeldBack and NotLeased where it is to be claimed at once.
+    """
     if not lanes.is_lane(submission.lane):
         raise lanes.UnknownLane(f"there is no lane {submission.lane!r}")
     yield from lock_partition(submission.partition_key)
@@ -100,6 +123,9 @@ def submit_script(submission: Submission) -> Script[Submitted]:
     if submission.max_depth is not None:
         yield from _refuse_when_full(submission.lane, submission.max_depth)
     job_id, blocked_on = yield from _place(submission)
+    if submission.claimed_by is not None:
+        claim = yield from _insert_claimed(submission, job_id, submission.claimed_by, blocked_on)
+        return Submitted(job_id, State.RUNNING, created=True, claim=claim)
     state = State.SCHEDULED if submission.run_at else State.BLOCKED if blocked_on else State.QUEUED
     if state is State.SCHEDULED:
         blocked_on = []
@@ -113,25 +139,81 @@ def submit_script(submission: Submission) -> Script[Submitted]:
         " CASE WHEN %(queued)s THEN now() END) RETURNING id)"
         " INSERT INTO jobs_jobevent (job_id, kind, old, new, fence, actor, reason)"
         " SELECT id, 'state', '', %(state)s, 0, '', 'submitted' FROM job",
-        {
-            "id": job_id,
-            "handler": submission.handler,
-            "payload": Jsonb(submission.payload),
-            "user": submission.user_id,
+        _columns(submission, job_id)
+        | {
             "state": state.value,
             "queued": state is State.QUEUED,
-            "lane": submission.lane,
-            "priority": int(submission.priority),
             "tag": tag,
-            "requires": submission.requires,
-            "partition": submission.partition_key,
-            "holds": list(submission.hold_keys),
             "blocked_on": blocked_on,
             "run_at": submission.run_at,
-            "max_attempts": submission.max_attempts or _attempts(submission.handler),
-            "limit": submission.time_limit_s,
         },
     )
+    yield from _insert_what_belongs(submission, job_id)
+    if state is State.QUEUED:
+        yield Wake(submission.lane)
+    return Submitted(job_id, state, created=True)
+
+
+def _insert_claimed(submission: Submission, job_id: UUID, worker_id: UUID, blocked_on: list[str]) -> Script[Claim]:
+    """Write a job as its worker's own: submitted and claimed in one."""
+    if blocked_on:
+        raise HeldBack(blocked_on)
+    columns = _columns(submission, job_id)
+    # The worker's row is share-locked, as by a claim: its lease cannot be declared lost in the middle.
+    rows = yield (
+        "WITH me AS (SELECT id FROM jobs_worker WHERE id = %(worker)s AND ended_at IS NULL AND lease_until > now()"
+        " FOR KEY SHARE),"
+        " job AS (INSERT INTO jobs_job (id, handler, payload, user_id, state, lane, home_lane, priority, fair_tag,"
+        " requires, partition_key, hold_keys, blocked_on, attempt, max_attempts, crashes, generation, time_limit_s,"
+        " fence, worker_id, queued_at, claimed_at, started_at)"
+        " SELECT %(id)s, %(handler)s, %(payload)s, %(user)s, 'running', %(lane)s, %(lane)s, %(priority)s, 0,"
+        " %(requires)s, %(partition)s, %(holds)s, '{}', 0, %(max_attempts)s, 0, 1, %(limit)s, 1, me.id, now(), now(),"
+        " now() FROM me RETURNING id, created_at, worker_id),"
+        " event AS (INSERT INTO jobs_jobevent (job_id, kind, old, new, fence, worker_id, actor, reason)"
+        " SELECT id, 'state', '', 'queued', 0, NULL, '', 'submitted' FROM job"
+        " UNION ALL SELECT id, 'state', 'queued', 'running', 1, worker_id, '', 'claimed' FROM job)"
+        " SELECT created_at FROM job",
+        columns | {"worker": worker_id},
+    )
+    if not rows:
+        raise NotLeased(f"worker {worker_id} has no lease")
+    yield from _insert_what_belongs(submission, job_id)
+    return Claim(
+        job_id=job_id,
+        fence=1,
+        handler=submission.handler,
+        payload=submission.payload,
+        user_id=submission.user_id,
+        lane=submission.lane,
+        home_lane=submission.lane,
+        attempt=0,
+        max_attempts=columns["max_attempts"],
+        crashes=0,
+        generation=1,
+        time_limit_s=submission.time_limit_s,
+        partition_key=submission.partition_key,
+        worker_id=worker_id,
+        created_at=rows[0]["created_at"],
+    )
+
+
+def _columns(submission: Submission, job_id: UUID) -> dict[str, Any]:
+    return {
+        "id": job_id,
+        "handler": submission.handler,
+        "payload": Jsonb(submission.payload),
+        "user": submission.user_id,
+        "lane": submission.lane,
+        "priority": int(submission.priority),
+        "requires": submission.requires,
+        "partition": submission.partition_key,
+        "holds": list(submission.hold_keys),
+        "max_attempts": submission.max_attempts or _attempts(submission.handler),
+        "limit": submission.time_limit_s,
+    }
+
+
+def _insert_what_belongs(submission: Submission, job_id: UUID) -> Script[None]:
     if submission.with_job is not None:
         yield from submission.with_job(job_id)
     if submission.idempotency is not None:
@@ -140,9 +222,6 @@ def submit_script(submission: Submission) -> Script[Submitted]:
             "INSERT INTO jobs_idempotencykey (scope, key, body_hash, job_id) VALUES (%s, %s, %s, %s)",
             [key.scope, key.key, key.body_hash, job_id],
         )
-    if state is State.QUEUED:
-        yield Wake(submission.lane)
-    return Submitted(job_id, state, created=True)
 
 
 def _attempts(handler: str) -> int:

@@ -193,8 +193,9 @@ def release(job: Row, *, how: str) -> Script[State]:
     """Take a running job from an owner that is gone. The row is locked.
 
     A job of a normal lane becomes a suspect and is charged nothing. Only a crash in lane `suspect`, where it was alone
-    in its process, counts: after as many as it has attempts it is a dead letter. An owner that stopped in good order
-    has not crashed.
+    in its process, counts: after as many as it has attempts it is a dead letter. A person waits for a job of lane
+    `chat`: it stays there for the next web process, and each crash counts. An owner that stopped in good order has not
+    crashed.
     """
     if job["cancel_requested_at"] is not None:
         yield from change(job, State.CANCELLED, reason=how)
@@ -202,7 +203,8 @@ def release(job: Row, *, how: str) -> Script[State]:
     if how == "worker-stopped":
         yield from change(job, State.QUEUED, reason=how)
         return State.QUEUED
-    crashes = job["crashes"] + (job["lane"] == lanes.SUSPECT)
+    stays = job["lane"] in (lanes.SUSPECT, lanes.CHAT)
+    crashes = job["crashes"] + stays
     if crashes >= job["max_attempts"]:
         problem = {
             "type": "/problems/worker-died",
@@ -213,5 +215,7 @@ def release(job: Row, *, how: str) -> Script[State]:
         }
         yield from change(job, State.DEAD, reason=how, data=problem, sets={"crashes": crashes, "error": problem})
         return State.DEAD
-    yield from change(job, State.QUEUED, reason=how, sets={"crashes": crashes, "lane": lanes.SUSPECT})
+    yield from change(
+        job, State.QUEUED, reason=how, sets={"crashes": crashes, "lane": job["lane"] if stays else lanes.SUSPECT}
+    )
     return State.QUEUED

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import redis
 from django.conf import settings
@@ -16,10 +18,16 @@ from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from jobs.lanes import CHAT as CHAT_LANE
+
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: The pub/sub channel on which owners of running jobs hear that one of them is to stop.
 NUDGES = "astra:nudges"
+#: The pub/sub channel on which web processes hear that a job of lane `chat` waits: no RQ worker serves that lane.
+CHAT = "astra:chat"
 
 
 def wake() -> None:
@@ -52,6 +60,9 @@ def push(lanes: Sequence[str]) -> None:
         return
     try:
         for lane in lanes:
+            if lane == CHAT_LANE:
+                client().publish(CHAT, "")
+                continue
             queue(lane).enqueue(wake, job_timeout=-1, result_ttl=0, failure_ttl=0, description=lane)
     except redis.RedisError as error:
         _silent_until = time.monotonic() + SILENT_S
@@ -63,9 +74,18 @@ def push(lanes: Sequence[str]) -> None:
 _pusher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wakeups")
 
 
-async def apush(lanes: Sequence[str]) -> None:
+async def in_thread(say: Callable[[T], None], what: T) -> None:
     """Push from the event loop, in a thread of its own."""
-    await asyncio.get_running_loop().run_in_executor(_pusher, push, lanes)
+    await asyncio.get_running_loop().run_in_executor(_pusher, say, what)
+
+
+def tell(messages: Sequence[tuple[str, Any]]) -> None:
+    """Publish messages, (channel, JSON) each. Never raises for want of Redis: what matters is in the database."""
+    for channel, message in messages:
+        try:
+            client().publish(channel, json.dumps(message))
+        except redis.RedisError as error:
+            logger.warning("could not publish: %s", error, extra={"action": "not_published"})
 
 
 def nudge(job_id: object) -> None:

@@ -20,7 +20,7 @@ from jobs.claim import claim, finish
 from jobs.handlers import Claim, Outcome
 from jobs.models import Job, JobEvent
 from jobs.pool import conninfo
-from jobs.script import Params, Row, Script, Wake
+from jobs.script import After, Params, Row, Script
 from jobs.states import State
 from jobs.submit import Submission, submit
 
@@ -215,7 +215,7 @@ class Session:
                 asked = what.send(rows)  # type: ignore[arg-type]
             except StopIteration:
                 return
-            if isinstance(asked, Wake):
+            if isinstance(asked, After):
                 rows = []
                 continue
             sql, params = asked

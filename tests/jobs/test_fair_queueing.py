@@ -12,7 +12,7 @@ from jobs.holds import lift, place
 from jobs.models import Job
 from jobs.models.job import Priority
 from jobs.reconcile import Reconciler
-from jobs.script import Wake
+from jobs.script import After
 from jobs.waits import resolve
 from tests.jobs.drive import PROBLEM, ask, crash, end, job, pass_time, person, queue_in_bulk, submitted, taken, worker
 
@@ -175,7 +175,7 @@ def test_a_tag_is_found_by_indexes_however_many_jobs_are_queued() -> None:
     ask("ANALYZE jobs_job")
     for user_id in (user.pk, None):
         asked = next(next_tag("queue", 1, user_id))
-        assert not isinstance(asked, Wake)
+        assert not isinstance(asked, After)
         sql, params = asked
         plan = ask(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", params)[0]["QUERY PLAN"]
         assert _rows_read(plan[0]["Plan"]) < 10

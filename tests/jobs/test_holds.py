@@ -12,7 +12,7 @@ from jobs.handlers import Blocked
 from jobs.holds import lift, place
 from jobs.models import Hold, Job
 from jobs.reconcile import PAGE, Reconciler
-from jobs.script import Wake
+from jobs.script import After
 from jobs.states import State
 from tests.jobs.drive import (
     PROBLEM,
@@ -115,7 +115,7 @@ def test_thousands_of_held_jobs_are_passed_over_without_a_look_at_anything_else(
     ask("ANALYZE jobs_job")
     script.run(place("agent:a", "paused", by="ada"))
     asked = next(holds.unblockable())
-    assert not isinstance(asked, Wake)
+    assert not isinstance(asked, After)
     sql, params = asked
     plan = ask(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", params)[0]["QUERY PLAN"][0]["Plan"]
     assert _most_loops(plan) < 10

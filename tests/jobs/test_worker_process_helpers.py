@@ -21,12 +21,12 @@ from django.db import connection
 from jobs import handlers
 from jobs.handlers import Transition, register_function
 from jobs.heartbeat import Heartbeat
+from jobs.host import Host
 from jobs.pool import close_pool
 from jobs.process import hooks
 from jobs.script import Script
 from jobs.states import State
 from jobs.suspects import SuspectServer
-from jobs.worker import WorkerProcess
 from tests.jobs.drive import pass_time, state, submitted, taken, worker
 from tests.support.handlers import noop
 
@@ -56,40 +56,36 @@ def refusing() -> Iterator[str]:
 
 
 @pytest_asyncio.fixture
-async def process(transactional_db: None) -> AsyncIterator[WorkerProcess]:
-    """A worker process that has a worker's row and runs nothing."""
-    process = WorkerProcess({"queue": 4})
-    heartbeat = process.heartbeat = Heartbeat(
+async def host(transactional_db: None) -> AsyncIterator[Host]:
+    """A process that has a worker's row and runs nothing."""
+    host = Host({"queue": 4})
+    heartbeat = host.heartbeat = Heartbeat(
         asyncio.get_running_loop(),
-        {"queue": 4},
+        host.slots,
         hooks.version,
         capabilities=tuple,
-        on_stop=process.runner.cancel,
-        on_lost=process.runner.lose,
+        on_stop=host.runner.cancel,
+        on_lost=host.runner.lose,
     )
     heartbeat.worker_id = await _in_thread(worker, "queue")
-    yield process
+    yield host
     await close_pool()
 
 
-async def test_one_orphan_that_cannot_be_handed_back_does_not_keep_the_others(
-    process: WorkerProcess, refusing: str
-) -> None:
-    assert process.heartbeat is not None
-    mine = process.heartbeat.worker_id
+async def test_one_orphan_that_cannot_be_handed_back_does_not_keep_the_others(host: Host, refusing: str) -> None:
+    mine = host.worker_id
 
     def orphans() -> list[UUID]:
         register_function(refusing, noop)
         broken, sound = submitted(refusing), submitted()
         for _ in range(2):
-            assert mine is not None
             taken(mine)
         register_function(refusing, noop, on_transition=_refuse)
         pass_time(7)
         return [broken, sound]
 
     broken, sound = await _in_thread(orphans)
-    await process.hand_back_orphans()
+    await host.hand_back_orphans()
     assert (await _in_thread(state, sound), await _in_thread(state, broken)) == (State.QUEUED, State.RUNNING)
 
 

@@ -70,7 +70,7 @@ def _die_after(function: Callable[..., Any]) -> Callable[..., Any]:
 #: What happens between a message and the end of its job, in order, but for what handlers do.
 ARMS: dict[str, Callable[[], None]] = {
     "after pop": lambda: _replace("jobs.lane_worker", "LaneWorker.execute_job", lambda _: die),
-    "in claim": lambda: _replace("jobs.worker", "claim_some", _then_die),
+    "in claim": lambda: _replace("jobs.host", "claim_some", _then_die),
     "after claim": lambda: _replace("jobs.runner", "Runner.start", lambda _: die),
     "before finish": lambda: _replace("jobs.runner", "finish", lambda _: die),
     "in finish": lambda: _replace("jobs.runner", "finish", _then_die),
