@@ -144,6 +144,7 @@ class EndpointOut(BaseModel):
     input: Any = Field(description="JSON schema, draft 2020-12.")
     output: Any
     request_size: dict[str, Any] | None
+    escape: str | None = Field(None, description="Takes over, as a task, a chat's message whose answer failed.")
 
 
 class EndpointList(BaseModel):

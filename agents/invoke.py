@@ -242,7 +242,11 @@ def _check_urgent(user: AbstractBaseUser, priority: Priority) -> None:
 def _check_fit(known: Registry, endpoint: EndpointInfo, input: Any) -> None:
     """Refuse at once what the endpoint's mode could not do in time or in size, and say which endpoint can."""
 
+    entrances = (policy(endpoint.mode).concurrency.entrance, "tasks")
+
     def can(other: EndpointInfo) -> bool:
+        if policy(other.mode).concurrency.entrance not in entrances:
+            return False
         return not _is_too_slow(other) and not _is_too_large(other, input) and other.input_validator.is_valid(input)
 
     if _is_too_slow(endpoint):

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from agents import modes
-from agents.config import checks, source
+from agents.config import chat, checks, source
 from agents.config.faults import ConfigError, Fault, Path, nearest, shown, snake, unknown_key
 from agents.config.sections import Agent, Endpoint, Lane, Model, Section, Tools
 from agents.config.source import Source
@@ -27,7 +27,7 @@ LATER = frozenset({"subscriptions", "quotas", "approvals", "rubrics", "breaker",
 KNOWN = frozenset({"models", "programs", "tools", "agents", "endpoints", "lanes"})
 NOT_YET = "not supported yet"
 #: The ways in that are built (`agents.modes.Concurrency.entrance`); a mode whose way in is not is refused by name.
-ENTRANCES = frozenset({"tasks"})
+ENTRANCES = frozenset({"tasks", "chat"})
 
 S = TypeVar("S", bound=Section)
 
@@ -100,9 +100,11 @@ class _Reading:
         for name, endpoint in config.endpoints.items():
             self._add(checks.endpoint(name, endpoint, agents))
             self._add(self._mode(name, endpoint))
-        for name in config.lanes:
+            self._add(chat.endpoint(name, endpoint, config.endpoints, self._names("endpoints")))
+        for name, lane in config.lanes.items():
             if not lanes.is_lane(name):
                 self._add([(("lanes", name), f"there is no lane {name!r}; {nearest(name, lanes.DEFAULT_SLOTS)}")])
+            self._add(chat.lane(name, lane))
         return config
 
     def _top_level(self) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class RequestSize(Section):
 class Endpoint(Section):
     """`endpoints.<name>`: a public name that binds an agent, its schemas and one mode."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"escape", "cron", "timezone", "target"})
+    later: ClassVar[frozenset[str]] = frozenset({"cron", "timezone", "target"})
 
     agent: Text
     mode: Text
@@ -139,6 +139,7 @@ class Endpoint(Section):
     input: Schema = Field(default_factory=lambda: DEFAULT_INPUT)
     output: Schema | None = None
     request_size: RequestSize | None = None
+    escape: Text | None = None
 
 
 class Batching(Section):
@@ -171,7 +172,7 @@ class Tools(Section):
 
 
 class Lane(Section):
-    """`lanes.<name>`: slots of one worker process, and how many jobs may wait before a submission is refused."""
+    """`lanes.<name>`: slots of one process, and how many jobs may wait before a submission is refused."""
 
     slots: int | None = Field(default=None, ge=1, le=1000)
     max_depth: int | None = Field(default=None, ge=1)

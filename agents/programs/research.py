@@ -92,7 +92,7 @@ class Research(BaseModel):
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
-    question: str = Field(min_length=1, max_length=1000)
+    question: str = Field(min_length=1, max_length=32_000)
     start_url: str | None = None
     max_pages: int = Field(default=DEFAULT_PAGES, ge=1, le=MOST_PAGES)
 

@@ -132,6 +132,7 @@ class _Loading:
             "input": endpoint.input,
             "output": endpoint.output,
             "request_size": endpoint.request_size and endpoint.request_size.model_dump(mode="json"),
+            "escape": endpoint.escape,
         }
         known = Endpoint.objects.filter(name=name).select_related("agent").first()
         if known is None:

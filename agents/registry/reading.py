@@ -12,10 +12,14 @@ from django.db.models import Max
 from jsonschema import Draft202012Validator
 from referencing import Registry as References
 
+from agents import text_input
 from agents.models import ConfigLoad, Endpoint
+from jobs.lanes import CHAT, DEFAULT_SLOTS
 
 #: Other processes notice a load within this many seconds.
 FRESH_S = 2.0
+#: Replies that one web process writes at once, when nobody says otherwise.
+CHAT_SLOTS = 250
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,23 @@ class EndpointInfo:
     def input_validator(self) -> Draft202012Validator:
         """The compiled input schema. A reference to elsewhere is never fetched."""
         return Draft202012Validator(self.definition["input"], registry=References())
+
+    @property
+    def escape(self) -> str | None:
+        """The endpoint that takes over, as a task, what failed for good here."""
+        return self.definition.get("escape")
+
+    @cached_property
+    def longest_message(self) -> int:
+        """How many characters a message of a chat may have."""
+        return text_input.longest(self.definition["input"])
+
+    def message_input(self, text: str) -> Any:
+        """Return a message as this endpoint's input: as a text if it takes one, else as an object with one key.
+
+        None where the endpoint takes no such text.
+        """
+        return text_input.as_input(self.input_validator, text)
 
     @property
     def max_size(self) -> int | None:
@@ -72,6 +93,10 @@ class Registry:
     tool_overrides: Mapping[str, Mapping[str, Any]]
     #: USD per million input and output tokens, as `agents.llm.prices.Prices` reads them.
     prices: Mapping[str, tuple[str, str]]
+
+    def slots(self, lane: str) -> int:
+        """Return how many jobs of a lane one process runs at once."""
+        return self.lanes.get(lane, {}).get("slots") or {CHAT: CHAT_SLOTS, **DEFAULT_SLOTS}[lane]
 
     def max_depth(self, lane: str) -> int | None:
         """Return how many jobs may wait in a lane; None: any number."""

@@ -47,7 +47,9 @@ def changed(old: str, new: str) -> str:
 
 def test_the_shipped_file_is_valid_and_has_the_stable_endpoints() -> None:
     shipped = load_config(settings.BASE_DIR / "astra.yml")
-    assert {"answer.v1", "research.v1"} <= set(shipped.endpoints)
+    assert {"answer.v1", "chat.v1", "research.v1"} <= set(shipped.endpoints)
+    assert shipped.endpoints["chat.v1"].agent == shipped.endpoints["answer.v1"].agent
+    assert shipped.endpoints["chat.v1"].escape == "research.v1"
     size = shipped.endpoints["research.v1"].request_size
     assert size is not None
     assert (size.of, size.max) == ("max_pages", MOST_PAGES)
@@ -193,12 +195,8 @@ def test_a_fault_is_named_with_its_line_its_key_and_what_was_meant(text: str, ex
         (changed("tools:", "verify: draft\n    tools:"), "9: agents.helper.verify: verify is not supported yet"),
         (changed("tools:", "dailyBudgetUsd: 2\n    tools:"), "9: agents.helper.dailyBudgetUsd: dailyBudgetUsd is not"),
         (
-            changed("mode: async-queue", "mode: async-queue, escape: x.v1"),
-            "12: endpoints[help.v1].escape: escape is",
-        ),
-        (
-            changed("async-queue", "streaming-sync"),
-            "12: endpoints[help.v1].mode: mode streaming-sync is not",
+            changed("mode: async-queue", "mode: async-queue, target: x"),
+            "12: endpoints[help.v1].target: target is not supported yet",
         ),
         (changed("async-queue", "batch-window"), "12: endpoints[help.v1].mode: mode batch-window is not supported yet"),
         (changed("async-queue", "scheduled-trigger"), "12: endpoints[help.v1].mode: mode scheduled-trigger is not"),
@@ -280,6 +278,82 @@ def test_a_schema_keeps_its_own_spelling_of_keys() -> None:
 def test_a_request_size_that_counts_a_field_the_input_has_not_is_refused() -> None:
     found = faults(BASE.replace("of: things}\n  count-more", "of: thing}\n  count-more"))
     assert found[0].endswith("the input has no field 'thing'; did you mean things?")
+
+
+CHAT = """\
+agents: {helper: {version: 1, instructions: Help., model: demo}}
+endpoints:
+  chat.v1: {agent: helper, mode: streaming-sync, escape: help.v1}
+  help.v1: {agent: helper, mode: async-queue}
+"""
+
+
+def test_an_endpoint_to_chat_with_may_name_one_that_takes_over_when_an_answer_fails() -> None:
+    assert config(CHAT).endpoints["chat.v1"].escape == "help.v1"
+    assert config(CHAT.replace(", escape: help.v1", "")).endpoints["chat.v1"].escape is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "async-queue}",
+            "async-queue, escape: chat.v1}",
+            "4: endpoints[help.v1].escape: an endpoint of mode async-queue hands nothing over",
+        ),
+        ("help.v1}", "halp.v1}", "3: endpoints[chat.v1].escape: there is no endpoint 'halp.v1'; did you mean help.v1?"),
+        (
+            "help.v1}",
+            "chat.v1}",
+            "3: endpoints[chat.v1].escape: chat.v1 is of mode streaming-sync; name an endpoint that takes tasks",
+        ),
+        (
+            "async-queue}",
+            "async-queue, input: {type: object, required: [url]}}",
+            "3: endpoints[chat.v1].escape: help.v1 does not take a message of 32000 characters, as chat.v1 does",
+        ),
+        (
+            "async-queue}",
+            "async-queue, input: {type: string, maxLength: 31999}}",
+            "3: endpoints[chat.v1].escape: help.v1 does not take a message of 32000 characters",
+        ),
+        (
+            "streaming-sync,",
+            "streaming-sync, input: {type: object, required: [question]},",
+            "3: endpoints[chat.v1].input: a chat sends a message of up to 32000 characters",
+        ),
+    ],
+)
+def test_an_endpoint_to_chat_with_that_could_not_work_is_refused(old: str, new: str, expected: str) -> None:
+    assert old in CHAT
+    found = faults(CHAT.replace(old, new))
+    assert len(found) == 1
+    assert found[0].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "input",
+    [
+        "{type: string}",
+        "{type: object, properties: {message: {type: string, maxLength: 40}}, required: [message]}",
+        "{type: object, properties: {question: {type: string, maxLength: 40}}, required: [question]}",
+    ],
+)
+def test_a_message_may_be_handed_over_in_any_form_that_a_text_has(input: str) -> None:
+    short = CHAT.replace("streaming-sync,", "streaming-sync, input: {type: string, maxLength: 40},")
+    assert "help.v1" in config(short.replace("async-queue}", f"async-queue, input: {input}}}")).endpoints
+
+
+def test_what_takes_over_is_not_spoken_of_where_its_own_section_is_at_fault() -> None:
+    assert len(faults(CHAT.replace("async-queue", "async-queu"))) == 1
+    assert len(faults(CHAT.replace("async-queue}", "async-queue, input: {type: strng}}"))) == 1
+    assert len(faults(CHAT.replace("async-queue}", "async-queue, outputs: {}}"))) == 1
+
+
+def test_the_lane_of_chats_has_slots_and_no_depth() -> None:
+    assert config(CHAT + "lanes: {chat: {slots: 3}}\n").lanes["chat"].slots == 3
+    (found,) = faults(CHAT + "lanes: {chat: {maxDepth: 3}}\n")
+    assert found.startswith("5: lanes.chat.maxDepth: nobody waits in this lane")
 
 
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:

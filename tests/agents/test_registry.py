@@ -59,6 +59,42 @@ def test_a_first_load_registers_everything() -> None:
     assert version.program_hash == program.get("loop").source_hash
 
 
+CHAT = """
+agents: {helper: {version: 1, instructions: Help., model: demo}}
+endpoints:
+  chat.v1: {agent: helper, mode: streaming-sync, escape: research.v1, input: {type: string, maxLength: 9}}
+  plain.v1: {agent: helper, mode: streaming-sync}
+  research.v1:
+    agent: helper
+    mode: async-queue
+    input: {type: object, properties: {question: {type: string}}, required: [question]}
+"""
+
+
+def test_an_endpoint_to_chat_with_knows_what_takes_over_and_how_a_message_is_written() -> None:
+    load(CHAT)
+    known = registry.current().endpoints
+    chat, plain, research = known["chat.v1"], known["plain.v1"], known["research.v1"]
+    assert (chat.escape, plain.escape) == ("research.v1", None)
+    assert (chat.longest_message, plain.longest_message) == (9, 32_000)
+    assert chat.message_input("Hello") == "Hello"
+    assert chat.message_input("Far too long") is None
+    assert research.message_input("Hello") == {"question": "Hello"}
+
+
+def test_a_change_of_what_takes_over_is_told() -> None:
+    load(CHAT)
+    assert told(CHAT.replace("escape: research.v1, ", "")) == ["changed endpoint chat.v1: escape changed"]
+
+
+def test_a_lane_has_its_usual_slots_unless_the_file_says_otherwise() -> None:
+    load(CHAT)
+    assert registry.current().slots("chat") == registry.CHAT_SLOTS
+    load(CHAT + "lanes: {chat: {slots: 3}}\n")
+    assert registry.current().slots("chat") == 3
+    assert registry.current().slots("queue") == 4
+
+
 def test_loading_the_same_again_changes_nothing_and_keeps_no_record() -> None:
     load()
     report = load()
