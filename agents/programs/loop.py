@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agents.runtime.answering import JOINT
 from agents.runtime.context import RunContext
 from agents.runtime.errors import BadInput
+from agents.runtime.ports import JOINT
 from agents.runtime.program import program
 from agents.runtime.types import Message
 

@@ -7,11 +7,8 @@ from contextlib import aclosing
 
 from agents.runtime.asking import sound
 from agents.runtime.errors import ModelUnavailable
-from agents.runtime.ports import Delta, ModelPort, Transport
+from agents.runtime.ports import JOINT, Delta, ModelPort, Transport
 from agents.runtime.types import ModelCall, Reply, ToolCall
-
-#: Stands between the parts of an answer that were written in different turns.
-JOINT = "\n\n"
 
 Item = Delta | ToolCall | Reply
 
@@ -26,9 +23,11 @@ class Answer:
         self._head_s = head_s
         self._begun = False
 
-    def went_out(self, reply: Reply) -> None:
-        """Note that a part is out, in this claim or one before: the next one stands apart from it."""
-        self._begun = self._begun or bool(reply.text and not reply.preamble)
+    async def finish(self, reply: Reply) -> None:
+        """Tell that a part is out, in this claim or one before: the next one stands apart from it."""
+        if reply.text and not reply.preamble:
+            self._begun = True
+            await self._transport.part(reply.text)
 
     async def say(self, text: str) -> None:
         """Send a part whole."""

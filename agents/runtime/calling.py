@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from agents.runtime.branches import Branch, Slot
@@ -103,7 +102,7 @@ class Caller:
     async def _step(self, pending: _Pending, room: asyncio.Semaphore) -> ToolResult:
         async with room:
             recorder, slot = self._recorder, pending.slot
-            started: datetime = recorder.clock()
+            started = await recorder.begin(slot)
             try:
                 result, output = await self._result(pending)
             except Exception as raised:

@@ -25,6 +25,7 @@ from agents.runtime.parallel import contained, settle
 from agents.runtime.plain import plain
 from agents.runtime.ports import Journal, ModelPort, NullTransport, StepKind, ToolBox, Transport
 from agents.runtime.recorder import Done, Recorder, problem
+from agents.runtime.shielding import Shielded
 from agents.runtime.types import AgentSpec, Limits, ModelCall, Reply, ToolCall, ToolResult, Usage
 
 
@@ -84,7 +85,7 @@ class RunContext:
         self._seed = seed
         self._elapsed_s = elapsed_s
         self._began = asyncio.get_running_loop().time()
-        self._transport = transport or NullTransport()
+        self._transport = Shielded(transport or NullTransport(), run_id)
         self._port = port
         self.gate = Gate()
         self.recorder = Recorder(
@@ -147,7 +148,7 @@ class RunContext:
                 draft = self._drafter.draft(answer, tools)
                 slot = self._slot(branch, name, "compose", draft, max_tokens)
                 reply = await self._turn(branch, slot, draft, max_tokens, self._answer.stream)
-            self._answer.went_out(reply)
+            await self._answer.finish(reply)
             return reply
 
     async def _say(self, branch: Branch, name: str, text: str) -> Reply:

@@ -128,30 +128,53 @@ class ToolBox(Protocol):
         """Run one call to its end. Bad arguments, time-outs and failures are results (``ok=False``), not exceptions."""
 
 
+#: Stands between the parts of an answer that were written in different turns.
+JOINT = "\n\n"
+
+
 class Transport(Protocol):
     """Where a run's answer goes while it is made. A queued run keeps none of it: the result store has it.
 
-    Its methods do not raise: a run does not fail because nobody can be told of it.
+    The answer is its parts with `JOINT` between them, one part for each `ctx.compose` that says something. While one is
+    written its text comes in deltas, the joint before it among them; then its step, then the part itself, whole. A part
+    that an earlier claim finished comes without deltas and without a step. So at any time the text to show is
+    ``JOINT.join(parts)`` and the deltas since the last part; each `part` or `withdraw` ends those deltas, and after it
+    the text is exactly ``JOINT.join(parts)``. A run that is stopped leaves the deltas as they stand.
+
+    Its methods should be quick, for the run waits for them. What they raise is logged and kept from the run: it does
+    not fail because nobody can be told of it.
     """
 
+    async def begin(self, key: str, name: str, kind: StepKind) -> None:
+        """A step that is not recorded yet begins its work. `step` with the same key follows unless the run stops."""
+
     async def step(self, record: StepRecord) -> None:
-        """A step finished or failed."""
+        """A step finished, or an attempt at it failed; with ``is_final`` it is over."""
 
     async def delta(self, text: str) -> None:
-        """A piece of the answer."""
+        """A piece of the part that is being written. The first piece of any but the first part begins with `JOINT`."""
+
+    async def part(self, text: str) -> None:
+        """A part is finished and recorded, now or in an earlier claim: its whole text, without the joint."""
 
     async def withdraw(self, reason: str) -> None:
-        """Take back what the current answer has sent since its last step: it is about to be written anew, or failed."""
+        """Take back every delta since the last part, the joint too: they are about to be written anew, or failed."""
 
 
 @dataclass(slots=True)
 class NullTransport:
     """Nobody is watching."""
 
+    async def begin(self, key: str, name: str, kind: StepKind) -> None:
+        """Drop it."""
+
     async def step(self, record: StepRecord) -> None:
         """Drop it."""
 
     async def delta(self, text: str) -> None:
+        """Drop it."""
+
+    async def part(self, text: str) -> None:
         """Drop it."""
 
     async def withdraw(self, reason: str) -> None:

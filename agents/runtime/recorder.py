@@ -128,7 +128,7 @@ class Recorder:
             await self.breathe()
             return plain(found.output)
         await self.flush(branch)
-        started = self.clock()
+        started = await self.begin(slot)
         try:
             done = await work()
             self.measure(slot, done.output)
@@ -141,6 +141,11 @@ class Recorder:
             raise error from error.__cause__
         await self.keep(slot, done, started)
         return plain(done.output)  # a copy: what the program does to it must not reach the journal
+
+    async def begin(self, slot: Slot) -> datetime:
+        """Tell that the step's work begins, and return when."""
+        await self._transport.begin(slot.key, slot.name, slot.kind)
+        return self.clock()
 
     def measure(self, slot: Slot, output: Any) -> None:
         """Check the size of a plain output.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,7 +107,43 @@ def test_the_parts_of_an_answer_stand_apart_also_after_a_crash() -> None:
     del journal.steps["compose#4"]
     screen = Screen()
     run(go(program, journal, transport=screen))
-    assert screen.text == "\n\nThree."
+    assert screen.shown == ["\n\nThree."]
+    assert screen.text == "One.\n\nTwo.\n\nThree."
+
+
+def test_a_transport_is_told_of_each_part_when_it_is_recorded_and_again_by_whoever_takes_over() -> None:
+    async def program(ctx: RunContext) -> None:
+        reply = await ctx.compose(MESSAGES)
+        await ctx.tools(reply.calls)
+        await ctx.compose(MESSAGES)
+
+    journal, screen = JsonJournal(), Screen()
+    port = ScriptedPort([reply("I look.", call()), Stream([(0, "It"), (1, " is.")], reply("It is."))])
+    run(go(program, journal, port, transport=screen))
+    told = [one for one in screen.told if one[0] != "begin"]
+    assert told == [
+        ("step", "compose#1"),
+        ("step", "look#1"),
+        ("delta", "It"),
+        ("delta", " is."),
+        ("step", "compose#2"),
+        ("part", "It is."),
+    ]
+    assert screen.begun == ["compose#1", "look#1", "compose#2"]
+    screen = Screen()
+    run(go(program, journal, ScriptedPort([]), transport=screen))
+    assert screen.told == [("part", "It is.")]
+
+
+def test_a_run_does_not_fail_because_its_transport_does(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(*_: Any) -> None:
+        raise ConnectionError("nobody is there")
+
+    broken: Any = SimpleNamespace(begin=fails, step=fails, delta=fails, part=fails, withdraw=fails)
+    port = ScriptedPort([Stream([(0, "The")], ModelUnavailable("reset")), reply("The answer.")])
+    found = run(go(compose, port=port, agent=BARE, transport=broken))
+    assert found.output == ["The answer.", False, []]
+    assert len(caplog.records) == 1
 
 
 def test_a_stream_that_breaks_off_is_withdrawn_and_written_anew() -> None:
@@ -140,7 +177,7 @@ def test_an_answer_that_turns_out_unsound_is_withdrawn(end: Any, error: Any) -> 
     options = Options(attempts=Attempts(most=1))
     with pytest.raises(error):
         run(go(compose, port=port, agent=BARE, transport=screen, options=options))
-    assert screen.shown == []
+    assert (screen.shown, screen.text) == (["bad"], "")
     assert len(screen.withdrawn) == 1
 
 

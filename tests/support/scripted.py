@@ -10,7 +10,17 @@ from decimal import Decimal
 from typing import Any
 
 from agents.runtime.context import RunContext
-from agents.runtime.ports import Delta, MemoryJournal, Recorded, StepRecord, Superseded, ToolContext, ToolPolicy
+from agents.runtime.ports import (
+    JOINT,
+    Delta,
+    MemoryJournal,
+    Recorded,
+    StepKind,
+    StepRecord,
+    Superseded,
+    ToolContext,
+    ToolPolicy,
+)
 from agents.runtime.run import RunResult, execute
 from agents.runtime.types import AgentSpec, Limits, ModelCall, Models, Reply, ToolCall, ToolResult, ToolSpec, Usage
 
@@ -174,24 +184,38 @@ class Screen:
     times: list[float] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     steps: list[StepRecord] = field(default_factory=list)
-    _committed: int = 0
+    begun: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    #: Everything it was told, in order, as (what, text).
+    told: list[tuple[str, str]] = field(default_factory=list)
+
+    async def begin(self, key: str, name: str, kind: StepKind) -> None:
+        self.begun.append(key)
+        self.told.append(("begin", key))
 
     async def step(self, record: StepRecord) -> None:
         self.steps.append(record)
-        if record.ok:
-            self._committed = len(self.shown)
+        self.told.append(("step" if record.ok else "failed", record.key))
 
     async def delta(self, text: str) -> None:
         self.shown.append(text)
         self.times.append(asyncio.get_running_loop().time())
+        self.told.append(("delta", text))
+
+    async def part(self, text: str) -> None:
+        self.parts.append(text)
+        self.told.append(("part", text))
 
     async def withdraw(self, reason: str) -> None:
         self.withdrawn.append(reason)
-        del self.shown[self._committed :]
+        self.told.append(("withdraw", reason))
 
     @property
     def text(self) -> str:
-        return "".join(self.shown)
+        """What a person sees: the finished parts, and what came since the last of them."""
+        ends = [at for at, (what, _) in enumerate(self.told) if what in ("part", "withdraw")]
+        since = self.told[ends[-1] + 1 if ends else 0 :]
+        return JOINT.join(self.parts) + "".join(text for what, text in since if what == "delta")
 
 
 def context(journal: Any = None, port: Any = None, toolbox: Any = None, **more: Any) -> RunContext:
