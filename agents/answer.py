@@ -36,6 +36,15 @@ class Answer:
     rest: Any
 
 
+def text(output: Any) -> str:
+    """Return the text of an output, Markdown; empty where it holds none."""
+    if isinstance(output, str):
+        return output
+    if not isinstance(output, Mapping):
+        return ""
+    return next((output[name] for name in _TEXTS if isinstance(output.get(name), str)), "")
+
+
 def read(output: Any, given: Any = None) -> Answer | None:
     """Return the text and the sources of an output, or None where it holds no text.
 

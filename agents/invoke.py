@@ -149,19 +149,11 @@ def invoke(
         UnknownEndpoint, ModeNotAllowed, BadInput, RequestTooLarge, TooSlowForMode, IdempotencyConflict, QueueFull.
     """
     known = registry.current()
-    found = known.endpoints.get(endpoint)
-    if found is None or not found.active:
-        active = [name for name, info in known.endpoints.items() if info.active]
-        raise UnknownEndpoint(f"There is no endpoint {endpoint[:80]!r}; {nearest(endpoint[:80], active)}")
-    rules = policy(found.mode)
-    if rules.concurrency.entrance != entrance:
-        can = _others(known, found, lambda other: policy(other.mode).concurrency.entrance == entrance)
-        raise ModeNotAllowed(f"{found.name} is of mode {found.mode}.{can}", endpoint=found.name, mode=found.mode)
-    check_input(found, input)
-    _check_fit(known, found, input)
+    found = find(known, endpoint, entrance=entrance)
+    check(known, found, input)
     if run_at and run_at - timezone.now() > MAX_AHEAD:
         raise bad_input(("run_at",), "it may be at most a hundred years ahead")
-    if priority is not None and priority < rules.provider.priority:
+    if priority is not None and priority < policy(found.mode).provider.priority:
         _check_urgent(user, priority)
     budget = budget or Budget()
     asked = {
@@ -171,26 +163,19 @@ def invoke(
         "partition_key": partition_key,
         "run_at": run_at and run_at.isoformat(),
     }
-    lane = rules.concurrency.lane
-    submission = Submission(
-        handler=HANDLER,
-        payload={},
-        lane=lane,
-        user_id=user.pk,
-        priority=rules.provider.priority if priority is None else priority,
-        requires=registry.capability(found.agent, found.agent_version),
+    wanted = submission(
+        found,
+        user.pk,
+        priority=priority,
         partition_key=_partition(user.pk, partition_key),
-        hold_keys=("all", f"lane:{lane}", f"agent:{found.agent}", f"endpoint:{found.name}"),
         run_at=run_at if run_at and run_at > timezone.now() else None,
-        max_attempts=rules.on_failure.attempts,
-        time_limit_s=math.ceil(found.wall_clock_s) + UNWIND_S,
         idempotency=_idempotency(user.pk, found.name, idempotency_key, asked),
-        max_depth=known.max_depth(lane),
-        with_job=lambda job_id: _insert_run(job_id, found, input, user.pk, asked["budget"], redriven_from),
+        max_depth=known.max_depth(policy(found.mode).concurrency.lane),
+        with_job=lambda job_id: insert_run(job_id, found, input, user.pk, asked["budget"], redriven_from),
     )
     try:
         with transaction.atomic():
-            submitted = submit(submission)
+            submitted = submit(wanted)
             if submitted.created:
                 after = {"endpoint": found.name, "user": user.get_username()}
                 trail.record(actor, "task.submit", "job", submitted.job_id, after=after)
@@ -199,6 +184,50 @@ def invoke(
     except LaneFull as error:
         raise QueueFull(_sentence(error), headers={"Retry-After": str(error.retry_after_s)}) from None
     return Invoked(submitted.job_id, submitted.state, submitted.created)
+
+
+def find(known: Registry, name: str, *, entrance: str) -> EndpointInfo:
+    """Return the endpoint of that name, which must have that way in.
+
+    Raises:
+        UnknownEndpoint, ModeNotAllowed.
+    """
+    found = known.endpoints.get(name)
+    if found is None or not found.active:
+        active = [known_name for known_name, info in known.endpoints.items() if info.active]
+        raise UnknownEndpoint(f"There is no endpoint {name[:80]!r}; {nearest(name[:80], active)}")
+    if policy(found.mode).concurrency.entrance != entrance:
+        can = _others(known, found, lambda other: policy(other.mode).concurrency.entrance == entrance)
+        raise ModeNotAllowed(f"{found.name} is of mode {found.mode}.{can}", endpoint=found.name, mode=found.mode)
+    return found
+
+
+def check(known: Registry, endpoint: EndpointInfo, input: Any) -> None:
+    """Check an input against the endpoint's schema, and that its mode can do that in time and size.
+
+    Raises:
+        BadInput, TooSlowForMode, RequestTooLarge.
+    """
+    check_input(endpoint, input)
+    _check_fit(known, endpoint, input)
+
+
+def submission(endpoint: EndpointInfo, user_id: int, *, priority: int | None = None, **more: Any) -> Submission:
+    """Return the submission of a run, as its mode's policy says. ``more`` are fields of `Submission`."""
+    rules = policy(endpoint.mode)
+    lane = rules.concurrency.lane
+    fields: dict[str, Any] = {
+        "handler": HANDLER,
+        "payload": {},
+        "lane": lane,
+        "user_id": user_id,
+        "priority": rules.provider.priority if priority is None else priority,
+        "requires": registry.capability(endpoint.agent, endpoint.agent_version),
+        "hold_keys": ("all", f"lane:{lane}", f"agent:{endpoint.agent}", f"endpoint:{endpoint.name}"),
+        "max_attempts": rules.on_failure.attempts,
+        "time_limit_s": math.ceil(endpoint.wall_clock_s) + UNWIND_S,
+    }
+    return Submission(**(fields | more))
 
 
 def edit_and_redrive(run: Run, input: Any, *, actor: Actor) -> Invoked:
@@ -298,9 +327,15 @@ def _idempotency(user_id: int, endpoint: str, key: str | None, asked: dict[str, 
     return Idempotency(f"{user_id}:{endpoint}", key, hashlib.sha256(body.encode()).hexdigest())
 
 
-def _insert_run(
-    job_id: UUID, endpoint: EndpointInfo, input: Any, user_id: int, budget: dict[str, Any], redriven_from: UUID | None
+def insert_run(
+    job_id: UUID,
+    endpoint: EndpointInfo,
+    input: Any,
+    user_id: int,
+    budget: dict[str, Any],
+    redriven_from: UUID | None = None,
 ) -> Script[None]:
+    """Write the run of a job."""
     yield (
         "INSERT INTO agents_run (job_id, endpoint_id, agent_id, mode, user_id, input, budget, seed, journal_epoch,"
         " redriven_from_id, steps_done, turns, input_tokens, output_tokens, cost_usd, cost_known)"

@@ -35,6 +35,11 @@ def later_than(other: uuid.UUID) -> uuid.UUID:
     return max(uuid7(), _uuid(*_after(milliseconds, high << _LOW_BITS | low)))
 
 
+def since(ago_s: float) -> uuid.UUID:
+    """Return the least version 7 UUID of the moment so many seconds ago: those made after it sort after it."""
+    return _uuid(time.time_ns() // 1_000_000 - round(ago_s * 1000), 0)
+
+
 def _after(milliseconds: int, random: int) -> tuple[int, int]:
     random += 1 + secrets.randbits(32)
     return (milliseconds, random) if random < _RANDOM else (milliseconds + 1, random - _RANDOM)
