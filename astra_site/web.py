@@ -1,7 +1,7 @@
 """The web server: daphne, with a stop that lets requests end.
 
-Plain daphne cuts its streams on SIGTERM. Here it stops listening, tells the streams to end, waits for what is in
-flight, closes this process's clients and only then stops.
+Plain daphne cuts its streams on SIGTERM. Here it stops listening, tells the streams to end, lets the work of this
+process finish or be handed back, waits for what is in flight, closes this process's clients and only then stops.
 """
 
 from __future__ import annotations
@@ -10,21 +10,31 @@ import asyncio
 import logging
 import signal
 import socket
-from typing import Any
+import time
+from collections.abc import Awaitable, Collection
+from typing import Any, cast
 
 from asgiref.typing import ASGI3Application
 from daphne.server import Server as Daphne
 from daphne.server import twisted_loop
 from django.conf import settings
-from twisted.internet import defer, reactor
+from twisted.internet import defer, reactor, tcp
 
 from astra_site import drain
 from astra_site.asgi import application
 from astra_site.bodies import Factory
+from jobs.process import hooks
 
 logger = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 5.0
+#: What work may take beyond the grace time to be handed back. Seconds.
+HAND_BACK_S = 3.0
+#: What requests and sockets have at least, when the work they waited for took all of the grace time. Seconds.
+LAST_WORDS_S = 1.0
+CLOSE_SECONDS = 2.0
+FLUSH_POLL_S = 0.01
+#: The longest stop takes so much longer than the grace time. Seconds.
+CLOSING_S = HAND_BACK_S + 2 * LAST_WORDS_S + 3 * CLOSE_SECONDS
 
 
 class Server(Daphne):
@@ -37,6 +47,7 @@ class Server(Daphne):
         )
         self.endpoints = []
         self.listener = listener
+        self.starting: set[asyncio.Task[None]] = set()
         self.stopping: asyncio.Task[None] | None = None
 
     def adopt(self) -> None:
@@ -46,6 +57,7 @@ class Server(Daphne):
         self.listener.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             twisted_loop.add_signal_handler(number, self.begin_to_stop)
+        self.starting = {twisted_loop.create_task(_logged("start", start())) for start in hooks.on_web_start}
 
     def begin_to_stop(self) -> None:
         """Stop in order; a second call changes nothing."""
@@ -53,19 +65,26 @@ class Server(Daphne):
             self.stopping = twisted_loop.create_task(self.stop_in_order())
 
     async def stop_in_order(self) -> None:
-        """Stop listening, end the streams, wait for the rest, close the clients, stop."""
+        """Stop listening, end the streams, let work finish, wait for the requests, close the clients, stop."""
+        deadline = time.monotonic() + settings.GRACE_SECONDS
         await defer.maybeDeferred(self.port.stopListening).asFuture(twisted_loop)
         drain.begin()
+        await self.stop_work(settings.GRACE_SECONDS)
         running = self.applications()
         if running:
             logger.info("waiting for %d requests", len(running), extra={"action": "drain"})
-            await asyncio.wait(running, timeout=settings.GRACE_SECONDS)
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await close_clients()
-        except Exception:
-            logger.exception("could not close all clients", extra={"action": "drain"})
+            await asyncio.wait(running, timeout=max(deadline - time.monotonic(), LAST_WORDS_S))
+        await flushed()
+        await _logged("close the clients", close_clients(), within_s=CLOSE_SECONDS)
         self.stop()  # type: ignore[no-untyped-call]
+
+    async def stop_work(self, grace_s: float) -> None:
+        """Let what the apps have begun here finish, or be handed back."""
+        within_s = grace_s + HAND_BACK_S
+        await asyncio.gather(*(_logged("stop", stop(grace_s), within_s=within_s) for stop in hooks.on_web_stop))
+        for start in self.starting:
+            start.cancel()
+        await _ended(self.starting)
 
     def applications(self) -> set[asyncio.Future[Any]]:
         """Return the requests and sockets that are still being answered."""
@@ -80,7 +99,25 @@ class Server(Daphne):
         return defer.Deferred.fromFuture(twisted_loop.create_task(_ended(running)))
 
 
-async def _ended(tasks: set[asyncio.Future[Any]]) -> None:
+async def flushed() -> None:
+    """Return when all that was written has left this process, or when its reader is too slow."""
+    deadline = time.monotonic() + LAST_WORDS_S
+    while any(isinstance(writer, tcp.Connection) for writer in cast(Any, reactor).getWriters()):
+        if time.monotonic() > deadline:
+            return
+        await asyncio.sleep(FLUSH_POLL_S)
+
+
+async def _logged(what: str, work: Awaitable[None], *, within_s: float | None = None) -> None:
+    """Await one piece of work; its failure is nobody else's."""
+    try:
+        async with asyncio.timeout(within_s):
+            await work
+    except Exception:
+        logger.exception("the web process could not %s", what, extra={"action": "web_process"})
+
+
+async def _ended(tasks: Collection[asyncio.Future[Any]]) -> None:
     if tasks:
         await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
 
@@ -90,7 +127,6 @@ async def close_clients() -> None:
     from channels.layers import channel_layers
 
     from jobs import pool
-    from jobs.process import hooks
 
     await hooks.shut_down()
     await pool.close_pool()

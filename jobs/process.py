@@ -22,7 +22,13 @@ class Hooks:
     capabilities: Callable[[], Sequence[str]] = tuple
     #: Called once in a process that forks others for jobs: what it imports here, none of them imports again.
     before_forks: list[Callable[[], None]] = field(default_factory=list)
-    #: Awaited on the loop when the process stops: pooled clients are closed here.
+    #: Begun on the loop, beside each other, once a web server listens. One may go on for as long as it needs, and
+    #: imports in a thread what takes long to import: pages are answered meanwhile.
+    on_web_start: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    #: Awaited when a web server stops and listens no more: what runs may finish within the seconds given, then it is
+    #: handed back. Awaited also if the start did not come to its end: it is cancelled afterwards.
+    on_web_stop: list[Callable[[float], Awaitable[None]]] = field(default_factory=list)
+    #: Awaited on the loop when the process stops, last of all: pooled clients are closed here.
     on_shutdown: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     version: str = field(default_factory=_version)
 

@@ -1,6 +1,7 @@
 """A web process with a slow answer and an endless stream, for the tests of the drain.
 
-``python -m tests.roof.drained_site FD FILE``: the slow answer waits for the file.
+``python -m tests.roof.drained_site FD FILE``: the slow answer waits for the file. Its work writes beside the file what
+happens to it, a line each, and is as stubborn as the environment says.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ django.setup()
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope  # noqa: E402
 
 from astra_site import drain, web  # noqa: E402
+from jobs.process import hooks  # noqa: E402
 
 FILE = Path(sys.argv[2])
+STORY = FILE.with_name("story")
+WORK = os.environ.get("WORK", "")
 
 
 async def start(send: ASGISendCallable) -> None:
@@ -48,8 +52,52 @@ async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISend
     assert scope["type"] == "http"
     if scope["path"] == "/slow":
         await slow(send)
+    elif scope["path"].startswith("/large/"):
+        await start(send)
+        await send({"type": "http.response.body", "body": bytes(int(scope["path"][7:])), "more_body": False})
     else:
         await drain.ends_stream(stream)(scope, receive, send)
 
 
-web.Server(socket.socket(fileno=int(sys.argv[1])), application).run()  # type: ignore[no-untyped-call]
+def write(line: str) -> None:
+    with STORY.open("a") as story:
+        story.write(line + "\n")
+
+
+async def begin_work() -> None:
+    """Begin, and never come to the end of it."""
+    write("begun")
+    if WORK == "breaks":
+        raise RuntimeError("no work today")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        write("cancelled")
+
+
+async def end_work(grace_s: float) -> None:
+    """End within the grace time once the file is there; a stubborn one does not."""
+    write(f"told to end within {grace_s:.0f}")
+    with socket.socket() as probe:
+        write("closed" if probe.connect_ex(ADDRESS) else "open")
+    drained = asyncio.ensure_future(drain.begun())
+    await asyncio.sleep(0)
+    write("drained" if drained.done() else "not drained")
+    if WORK == "stubborn":
+        await asyncio.Event().wait()
+    while not FILE.exists():
+        await asyncio.sleep(0.01)
+    write("ended")
+
+
+async def close_client() -> None:
+    write("clients closed")
+
+
+listener = socket.socket(fileno=int(sys.argv[1]))
+ADDRESS = listener.getsockname()
+if WORK:
+    hooks.on_web_start[:] = [begin_work]
+    hooks.on_web_stop[:] = [end_work]
+    hooks.on_shutdown.append(close_client)
+web.Server(listener, application).run()  # type: ignore[no-untyped-call]
