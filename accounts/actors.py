@@ -17,12 +17,12 @@ def actor_of(request: HttpRequest, user: AbstractBaseUser | AnonymousUser | None
     """Return who makes the request: ``user`` if it was told by a token, else the session's, from which address."""
     return Actor(
         user=user or request.user,
-        address=_address(request.META.get("REMOTE_ADDR", "")),
+        address=address_of(request.META.get("REMOTE_ADDR", "")),
         request_id=str(getattr(request, "id", ""))[:REQUEST_ID_LENGTH],
     )
 
 
-def _address(text: str) -> str | None:
+def address_of(text: str) -> str | None:
     """Return the address if it is one: behind a Unix socket there is none."""
     try:
         return str(ipaddress.ip_address(text))

@@ -1,3 +1,9 @@
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+
 from django.apps import AppConfig
 
 
@@ -6,7 +12,7 @@ class AgentsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Give `jobs` the handler of runs, and tell worker processes what they have loaded and must close."""
+        """Give `jobs` the handler of runs, and tell processes what they have loaded, what to serve and to close."""
         from agents import handler, registry, services
         from jobs import handlers
         from jobs.process import hooks
@@ -15,3 +21,15 @@ class AgentsConfig(AppConfig):
         hooks.capabilities = registry.capabilities
         hooks.before_forks.append(services.preload)
         hooks.on_shutdown.append(services.close)
+        hooks.on_web_start.append(_start_chat)
+        hooks.on_web_stop.append(_stop_chat)
+
+
+async def _start_chat() -> None:
+    """Serve the chat. What it imports takes longer than a page may."""
+    await (await asyncio.to_thread(importlib.import_module, "agents.chat.host")).start()
+
+
+async def _stop_chat(grace_s: float) -> None:
+    if "agents.chat.host" in sys.modules:
+        await sys.modules["agents.chat.host"].stop(grace_s)

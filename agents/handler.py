@@ -11,6 +11,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from agents import registry, services
+from agents.chat import exchange, stream
 from agents.journal import RunJournal
 from agents.modes import policy
 from agents.runtime import program
@@ -40,6 +41,7 @@ class RunHandler:
     async def run(self, claim: Claim) -> Outcome:
         """Run the program; whatever stops it becomes an outcome with a problem that says what to do."""
         row = await persist(lambda: _read(claim))
+        given = await persist(lambda: exchange.run_input(claim, row["input"])) if _is_reply(claim) else row["input"]
         spec = registry.spec(row["name"], row["version"], row["definition"])
         rules = policy(row["mode"])
         tools = row["tools"]  # None where nothing was ever loaded
@@ -50,10 +52,11 @@ class RunHandler:
             run_id=str(claim.job_id),
             user_id=row["user_id"],
             agent=spec,
-            input=row["input"],
+            input=given,
             journal=journal,
             port=port,
             toolbox=services.toolbox(tools["overrides"] if tools else {}),
+            transport=stream.running(claim.job_id),
             options=Options(max_batch_size=tools["max_batch_size"]) if tools else None,
             limits=rules.limits(spec.limits, Budget.model_validate(row["budget"])),
             seed=row["seed"],
@@ -79,6 +82,8 @@ class RunHandler:
 
     def on_transition(self, change: Transition) -> Script[None]:
         """Keep the run's row in step with its job's."""
+        if _is_reply(change):
+            yield from exchange.on_transition(change)
         if isinstance(change.outcome, Succeeded):
             yield (
                 "UPDATE agents_run SET output = %s WHERE job_id = %s",
@@ -93,6 +98,11 @@ class RunHandler:
                 " WHERE job_id = %s",
                 [change.job_id],
             )
+
+
+def _is_reply(job: Claim | Transition) -> bool:
+    """Tell whether the run writes a reply in the chat."""
+    return "message" in job.payload
 
 
 def _read(claim: Claim) -> Script[Row]:

@@ -122,6 +122,11 @@ def current() -> Registry:
     return cached
 
 
+def fresh() -> Registry | None:
+    """Return this process's copy if it need not be looked at again: no query, so the event loop may ask."""
+    return _Cache.registry if monotonic() - _Cache.checked_at < FRESH_S else None
+
+
 def forget() -> None:
     """Drop this process's copy, so that the next look reads the database."""
     _Cache.registry = None

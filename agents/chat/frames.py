@@ -1,0 +1,64 @@
+"""The frames that are not a running stream's own: how a reply ended, what it looks like to one who comes late."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from accounts.problems import Problem
+from agents import markdown
+from agents.chat.exchange import Reply
+
+#: A longer text is rendered beside the loop.
+_LONG = 4_000
+
+
+def encode(frame: dict[str, Any]) -> str:
+    """Return a frame as it goes over the wire."""
+    return json.dumps(frame, ensure_ascii=False, separators=(",", ":"))
+
+
+async def html(text: str) -> str:
+    """Return a reply's text as sanitised HTML."""
+    return str(await asyncio.to_thread(markdown.render, text) if len(text) > _LONG else markdown.render(text))
+
+
+async def last(reply: Reply) -> str:
+    """Return the last frame of a reply that has ended."""
+    frame: dict[str, Any] = {
+        "run_id": str(reply.run_id),
+        "type": "run.failed" if reply.status == "failed" else "run.finished",
+        "seq": reply.seq,
+        "message_id": str(reply.message_id),
+        "html": await html(reply.text),
+        "text": reply.text,
+        "usage": reply.usage,
+    }
+    if reply.status == "failed":
+        frame["problem"] = reply.problem
+    else:
+        frame["stopped"] = reply.status == "stopped"
+    return encode(frame)
+
+
+def snapshot(reply: Reply) -> str:
+    """Return what the database has of a reply: at most a second old while it is written."""
+    return encode(
+        {
+            "run_id": str(reply.run_id),
+            "type": "run.snapshot",
+            "seq": reply.seq,
+            "text": reply.text,
+            "steps": reply.steps,
+            "message_id": str(reply.message_id),
+        }
+    )
+
+
+def error(problem: Problem, client_id: Any = None) -> str:
+    """Return the frame of a refusal."""
+    frame: dict[str, Any] = {"type": "error", "problem": problem.body()}
+    if isinstance(client_id, str):
+        frame["client_id"] = client_id[:80]
+    return encode(frame)

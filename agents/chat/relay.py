@@ -1,0 +1,162 @@
+"""Carry frames between web processes: Redis passes them on and keeps nothing.
+
+Each conversation has a channel. A process follows those that its sockets show, and says something on one only while
+another process follows it. Whoever misses a frame sees so by the numbers and asks the owner for a snapshot; what is
+in the database is the truth all along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import redis.asyncio
+from django.conf import settings
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from agents.chat.exchange import channel
+
+logger = logging.getLogger(__name__)
+
+#: Messages that wait for Redis at most; when more come, all are dropped and whoever misses them asks.
+MAX_WAITING = 20_000
+#: So many go out in one pipeline.
+PAGE = 500
+TIMEOUT_S = 2.0
+AGAIN_S = 0.5
+_PREFIX = channel("")
+
+#: The conversation, the text of the message, and the message.
+Heard = Callable[[UUID, str, dict[str, Any]], None]
+#: Is told how many other processes got a message.
+Counted = Callable[[UUID, int], None]
+
+
+class Relay:
+    """One process's ear and mouth. Its calls are for the event loop.
+
+    Args:
+        heard: is called with what other processes say.
+        counted: is called after each message with the number of other processes that heard it.
+        came_back: is called when Redis answers again after an outage: what was said meanwhile is lost.
+    """
+
+    def __init__(self, heard: Heard, counted: Counted, came_back: Callable[[], None]) -> None:
+        self.id = uuid4().hex
+        self._heard = heard
+        self._counted = counted
+        self._came_back = came_back
+        self._followed: set[UUID] = set()
+        self._changed = asyncio.Event()
+        self._waiting: deque[tuple[UUID, str]] = deque()
+        self._has_waiting = asyncio.Event()
+
+    def follow(self, conversation_id: UUID) -> None:
+        """Hear what is said of a conversation."""
+        self._followed.add(conversation_id)
+        self._changed.set()
+
+    def unfollow(self, conversation_id: UUID) -> None:
+        """Hear no more of it."""
+        self._followed.discard(conversation_id)
+        self._changed.set()
+
+    def say(self, conversation_id: UUID, text: str) -> None:
+        """Send a frame to the other processes, some time soon."""
+        if len(self._waiting) >= MAX_WAITING:
+            logger.warning("Redis is too slow: frames were dropped", extra={"action": "relay_dropped"})
+            self._waiting.clear()
+        self._waiting.append((conversation_id, f"{self.id}\n{text}"))
+        self._has_waiting.set()
+
+    async def run(self) -> None:
+        """Carry. Never returns."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._speak())
+            group.create_task(self._listen())
+
+    async def _speak(self) -> None:
+        client = redis.asyncio.Redis.from_url(
+            settings.REDIS_URL,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+        async with client:
+            while True:
+                await self._has_waiting.wait()
+                self._has_waiting.clear()
+                while self._waiting:
+                    page = [self._waiting.popleft() for _ in range(min(PAGE, len(self._waiting)))]
+                    try:
+                        pipeline = client.pipeline(transaction=False)
+                        for conversation_id, text in page:
+                            pipeline.publish(channel(conversation_id), text)
+                        counts = await pipeline.execute()
+                    except (RedisError, OSError, TimeoutError):
+                        self._waiting.clear()
+                        await asyncio.sleep(AGAIN_S)
+                        break
+                    for (conversation_id, _), count in zip(page, counts, strict=True):
+                        self._counted(conversation_id, count - (conversation_id in self._followed))
+
+    async def _listen(self) -> None:
+        was_away = False
+        while True:
+            try:
+                async with (
+                    redis.asyncio.Redis.from_url(
+                        settings.REDIS_URL, socket_timeout=None, socket_connect_timeout=TIMEOUT_S
+                    ) as client,
+                    client.pubsub(ignore_subscribe_messages=True) as ear,
+                ):
+                    await ear.subscribe(f"astra:process:{self.id}")
+                    subscribing = asyncio.create_task(self._subscribe(ear))
+                    try:
+                        if was_away:
+                            self._came_back()
+                        async for message in ear.listen():
+                            self._take(message["channel"].decode(), message["data"].decode())
+                    finally:
+                        subscribing.cancel()
+                        await asyncio.gather(subscribing, return_exceptions=True)
+            except (RedisError, OSError) as error:
+                if not was_away:
+                    logger.warning("frames wait for Redis: %s", error, extra={"action": "relay_outage"})
+                was_away = True
+                await asyncio.sleep(AGAIN_S)
+
+    async def _subscribe(self, ear: PubSub) -> None:
+        """Keep the subscriptions of one connection what they should be."""
+        held: set[UUID] = set()
+        self._changed.set()
+        with contextlib.suppress(RedisError, OSError):  # the listener notices as well, and begins anew
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                wanted = set(self._followed)
+                if fresh := wanted - held:
+                    await ear.subscribe(*map(channel, fresh))
+                if gone := held - wanted:
+                    await ear.unsubscribe(*map(channel, gone))
+                held = wanted
+
+    def _take(self, name: str, data: str) -> None:
+        if not name.startswith(_PREFIX):
+            return
+        sender, _, text = data.rpartition("\n") if not data.startswith("{") else ("", "", data)
+        if sender == self.id:
+            return
+        try:
+            self._heard(UUID(name.removeprefix(_PREFIX)), text, json.loads(text))
+        except Exception:
+            logger.exception("a frame could not be taken", extra={"action": "relay_failed"})

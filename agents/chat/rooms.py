@@ -1,0 +1,117 @@
+"""Who shows which conversation in this process, and how far they have seen each reply that others write."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from typing import Any, Protocol
+from uuid import UUID
+
+#: Replies of a conversation whose numbers are kept.
+_KEPT = 8
+
+
+class Socket(Protocol):
+    """One open page."""
+
+    user_id: int
+
+    def put(self, text: str) -> None:
+        """Send a frame. It returns at once; a reader that is too slow gets a snapshot later."""
+
+    def send_away(self, code: int) -> None:
+        """Close it, so that it goes to another process or does not come back."""
+
+
+class Room:
+    """The open pages of one conversation in this process."""
+
+    def __init__(self, conversation_id: UUID) -> None:
+        self.conversation_id = conversation_id
+        self.sockets: set[Socket] = set()
+        self._seqs: OrderedDict[UUID, int] = OrderedDict()
+        self._wanted: set[UUID] = set()
+
+    def say(self, text: str) -> None:
+        """Send a frame to every page."""
+        for socket in tuple(self.sockets):
+            socket.put(text)
+
+    def want(self, run_id: UUID, seq: int) -> None:
+        """Note that a page has seen a reply up to ``seq`` and wants the next snapshot, however old."""
+        self._wanted.add(run_id)
+        self._note(run_id, max(seq, self._seqs.get(run_id, 0)))
+
+    def takes(self, run_id: UUID, frame: dict[str, Any]) -> bool | None:
+        """Tell whether another process's frame is to be shown. None: something is missing before it."""
+        kind, seq = frame["type"], int(frame["seq"])
+        last = self._seqs.get(run_id)
+        if kind == "run.snapshot":
+            if run_id not in self._wanted and last is not None and seq <= last:
+                return False
+            self._wanted.discard(run_id)
+        elif kind in ("run.finished", "run.failed"):
+            if last is not None and seq < last:
+                return False
+        elif kind == "run.heartbeat":
+            return None if last is None or seq > last else seq == last
+        elif last is None:
+            if kind != "run.accepted":
+                return None
+        elif seq != last + 1:
+            return None if seq > last else False
+        self._note(run_id, seq)
+        return True
+
+    def _note(self, run_id: UUID, seq: int) -> None:
+        self._seqs[run_id] = seq
+        self._seqs.move_to_end(run_id)
+        while len(self._seqs) > _KEPT:
+            old, _ = self._seqs.popitem(last=False)
+            self._wanted.discard(old)
+
+
+class Rooms:
+    """All rooms of a process."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[UUID, Room] = {}
+        self._by_user: Counter[int] = Counter()
+
+    def get(self, conversation_id: UUID) -> Room | None:
+        """Return the room of a conversation that somebody shows."""
+        return self._rooms.get(conversation_id)
+
+    def join(self, conversation_id: UUID, socket: Socket) -> Room:
+        """Add a page."""
+        room = self._rooms.get(conversation_id)
+        if room is None:
+            room = self._rooms[conversation_id] = Room(conversation_id)
+        room.sockets.add(socket)
+        self._by_user[socket.user_id] += 1
+        return room
+
+    def leave(self, conversation_id: UUID, socket: Socket) -> bool:
+        """Remove a page. Returns whether it was the last one."""
+        room = self._rooms.get(conversation_id)
+        if room is None or socket not in room.sockets:
+            return False
+        room.sockets.discard(socket)
+        self._by_user[socket.user_id] -= 1
+        if not self._by_user[socket.user_id]:
+            del self._by_user[socket.user_id]
+        if room.sockets:
+            return False
+        del self._rooms[conversation_id]
+        return True
+
+    def __iter__(self) -> Iterator[Room]:
+        return iter(tuple(self._rooms.values()))
+
+    def sockets(self) -> list[Socket]:
+        """Return every open page."""
+        return [socket for room in self for socket in room.sockets]
+
+    def count_of(self, user_id: int) -> int:
+        """Return how many pages a person has open."""
+        return self._by_user[user_id]
