@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -102,6 +102,15 @@ class QueueFull(Problem):
     slug, title, status = "queue-full", "The queue is full", 429
 
 
+class EditedInConversation(Problem):
+    """The run answered a message of a chat, so it takes no other input.
+
+    Write the message again in its conversation. A run that failed can be redriven as it is.
+    """
+
+    slug, title, status = "edited-in-conversation", "A message is edited in its conversation", 409
+
+
 class TooManyUrgent(Problem):
     """As many of your tasks of high priority are waiting as one user may have.
 
@@ -134,6 +143,7 @@ def invoke(
     run_at: datetime | None = None,
     idempotency_key: str | None = None,
     redriven_from: UUID | None = None,
+    payload: Mapping[str, str] | None = None,
 ) -> Invoked:
     """Start a run of ``endpoint`` for ``user``, or find the one that the idempotency key started.
 
@@ -144,6 +154,7 @@ def invoke(
         priority: None means as the mode says.
         partition_key: runs of this user with the same key go one after another.
         run_at: not before this time; one that is past means now. At most `MAX_AHEAD`.
+        payload: what the job carries for whoever hears of its end.
 
     Raises:
         UnknownEndpoint, ModeNotAllowed, BadInput, RequestTooLarge, TooSlowForMode, IdempotencyConflict, QueueFull.
@@ -166,6 +177,7 @@ def invoke(
     wanted = submission(
         found,
         user.pk,
+        payload=dict(payload or {}),
         priority=priority,
         partition_key=_partition(user.pk, partition_key),
         run_at=run_at if run_at and run_at > timezone.now() else None,
@@ -235,8 +247,12 @@ def edit_and_redrive(run: Run, input: Any, *, actor: Actor) -> Invoked:
 
     Raises:
         InvalidState: only dead letters and cancelled runs can be redriven.
+        EditedInConversation: it answered a message of a chat.
         What `invoke` raises.
     """
+    entrance = policy(run.mode).concurrency.entrance
+    if entrance == "chat":
+        raise EditedInConversation("Write the message again in its conversation. The run can be redriven as it is.")
     if run.job.state not in REDRIVABLE:
         raise InvalidState(run.job_id, run.job.state, "redriven")
     if run.user is None:
@@ -247,7 +263,7 @@ def edit_and_redrive(run: Run, input: Any, *, actor: Actor) -> Invoked:
             input,
             user=run.user,
             actor=actor,
-            entrance=policy(run.mode).concurrency.entrance,
+            entrance=entrance,
             budget=Budget.model_validate(run.budget),
             redriven_from=run.job_id,
         )

@@ -17,7 +17,7 @@ TASK: Sequence[str] = (*MESSAGE, "question")
 def as_input(schema: Draft202012Validator, text: str, forms: Sequence[str] = TASK) -> Any:
     """Return ``text`` in the first of the forms that the schema takes; None if it takes none."""
     written = (text if form == "" else {form: text} for form in forms)
-    return next((input for input in written if schema.is_valid(input)), None)
+    return next((given for given in written if schema.is_valid(given)), None)
 
 
 def longest(schema: Any) -> int:

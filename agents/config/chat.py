@@ -30,8 +30,8 @@ def endpoint(name: str, it: Endpoint, valid: Mapping[str, Endpoint], names: Sequ
     if policy.concurrency.entrance == "chat" and not _takes(it.input, longest, text_input.MESSAGE):
         yield (
             (*here, "input"),
-            f'a chat sends a message of up to {longest} characters: the input must take it as a text, or as {{"message":'
-            " text}; where it takes less, say so with maxLength",
+            f"a chat sends a message of up to {longest} characters: the input must take it as a text, or as"
+            ' {"message": text}; where it takes less, say so with maxLength',
         )
     if it.escape is not None:
         yield from _escape((*here, "escape"), name, it, valid, names)
