@@ -36,8 +36,8 @@ READY_POLL_S = 0.05
 ANSWER_S = 5.0
 # How long to wait for it to be ready before saying what it waits for, and again.
 PATIENCE_S = 20.0
-# What a child may take beyond its own grace time to hand back its work and close its connections. `web.CLOSING_S` is the
-# longest of them, and it takes Twisted to import that.
+# What a child may take beyond its own grace time to hand back its work and close its connections. The web server's
+# `CLOSING_S` is the longest of them; to import it takes Twisted.
 CLOSING_S = 12.0
 RELEASE_TRIES = 5
 

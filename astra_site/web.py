@@ -20,7 +20,7 @@ from daphne.server import twisted_loop
 from django.conf import settings
 from twisted.internet import defer, reactor, tcp
 
-from astra_site import drain
+from astra_site import drain, sockets
 from astra_site.asgi import application
 from astra_site.bodies import Factory
 from jobs.process import hooks
@@ -43,7 +43,15 @@ class Server(Daphne):
     def __init__(self, listener: socket.socket, application: ASGI3Application = application) -> None:
         # Daphne wants a name of what it listens on. The list is emptied: the socket is there already.
         super().__init__(  # type: ignore[no-untyped-call]
-            application, endpoints=["given"], signal_handlers=False, ready_callable=self.adopt, server_name="astra"
+            sockets.reads_on(application),
+            endpoints=["given"],
+            signal_handlers=False,
+            ready_callable=self.adopt,
+            server_name="astra",
+            websocket_max_message_size=sockets.MAX_BYTES,
+            websocket_max_frame_size=sockets.MAX_BYTES,
+            ping_interval=sockets.PING_S,
+            ping_timeout=sockets.PONG_S,
         )
         self.endpoints = []
         self.listener = listener
@@ -52,12 +60,19 @@ class Server(Daphne):
 
     def adopt(self) -> None:
         """Begin to accept connections."""
+        sockets.prepare(self.ws_factory)
         self.http_factory = Factory(self)  # type: ignore[no-untyped-call]
         self.port = reactor.adoptStreamPort(self.listener.fileno(), self.listener.family, self.http_factory)
         self.listener.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             twisted_loop.add_signal_handler(number, self.begin_to_stop)
         self.starting = {twisted_loop.create_task(_logged("start", start())) for start in hooks.on_web_start}
+
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
+        """Begin to answer a request or a socket, which finds its flow in its scope."""
+        if isinstance(protocol, sockets.Socket):
+            scope["extensions"] = {sockets.FLOW: protocol.flow}
+        return super().create_application(protocol, scope)  # type: ignore[no-untyped-call]
 
     def begin_to_stop(self) -> None:
         """Stop in order; a second call changes nothing."""

@@ -1,0 +1,121 @@
+"""What the web server takes and gives over WebSockets: neither side can fill this process's memory.
+
+Daphne's ``send`` never waits, and its queue of incoming frames has no end. Here a connection tells its application
+when the client does not read, and stops reading a client whose frames the application has not taken yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, Scope
+from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
+
+#: The key under which an application finds its connection's `Flow` in ``scope["extensions"]``.
+FLOW = "astra.flow"
+#: No frame and no message of a client is longer. Bytes; what is, ends the connection with code 1009.
+MAX_BYTES = 256 << 10
+#: After so much silence a client is pinged, and dropped when it does not answer: within half a minute in all. Seconds.
+PING_S = 20
+PONG_S = 8
+#: How long a client may take to answer our close before the connection is cut. Seconds.
+CLOSE_S = 3
+#: As many frames of a client wait for the application; then no more is read from it.
+WAITING_FRAMES = 16
+#: What the kernel keeps of what a client does not read. Without it that grows to megabytes for each. Bytes.
+SEND_BUFFER = 128 << 10
+
+
+class Flow:
+    """One WebSocket's transport, as its application sees it. The camel-case names are those of Twisted's producers."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._is_read = True
+        transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        # The HTTP connection that this one was would stop reading the client while it does not read us.
+        transport.unregisterProducer()
+        transport.registerProducer(self, True)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client is behind: some 200 KiB wait for it, and whatever is sent now waits in this process."""
+        return not self._writable.is_set()
+
+    async def writable(self) -> None:
+        """Return when all that was sent has left this process, or when the connection is gone."""
+        await self._writable.wait()
+
+    def abort(self) -> None:
+        """Cut the connection at once. What was not sent yet is lost."""
+        self._transport.abortConnection()
+
+    def read(self, wanted: bool) -> None:
+        """Go on reading from the client, or stop."""
+        if wanted != self._is_read and not self._transport.disconnecting:
+            self._is_read = wanted
+            if wanted:
+                self._transport.resumeProducing()
+            else:
+                self._transport.pauseProducing()
+
+    def pauseProducing(self) -> None:  # noqa: N802
+        """Note that the buffer is full."""
+        self._writable.clear()
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        """Note that the buffer is empty."""
+        self._writable.set()
+
+    def stopProducing(self) -> None:  # noqa: N802
+        """Note that the connection is gone."""
+        self._writable.set()
+
+
+class Socket(WebSocketProtocol):
+    """A WebSocket that knows its flow."""
+
+    flow: Flow
+
+    def connectionMade(self) -> None:  # noqa: N802
+        """Take over the connection."""
+        super().connectionMade()
+        self.flow = Flow(self.transport)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N802, N803
+        """Queue a frame for the application."""
+        super().onMessage(payload, isBinary)  # type: ignore[no-untyped-call]
+        if self.application_queue.qsize() >= WAITING_FRAMES:
+            self.flow.read(False)
+
+
+def prepare(factory: WebSocketFactory) -> None:
+    """Make daphne's factory build our sockets. Compression stays off: chat frames are short."""
+    factory.protocol = Socket
+    options = cast("Callable[..., None]", factory.setProtocolOptions)
+    # Without it a client would see a cut and never the code that tells why.
+    options(failByDrop=False, closeHandshakeTimeout=CLOSE_S)
+
+
+def reads_on(application: ASGI3Application) -> ASGI3Application:
+    """Wrap an application: once it has taken what waits, more is read from the client."""
+
+    async def wrapped(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] != "websocket":
+            await application(scope, receive, send)
+            return
+        flow = cast(Flow, (scope.get("extensions") or {})[FLOW])
+
+        async def receive_and_read() -> ASGIReceiveEvent:
+            event = await receive()
+            flow.read(True)
+            return event
+
+        await application(scope, receive_and_read, send)
+
+    return wrapped
