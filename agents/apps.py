@@ -14,10 +14,12 @@ class AgentsConfig(AppConfig):
     def ready(self) -> None:
         """Give `jobs` the handler of runs, and tell processes what they have loaded, what to serve and to close."""
         from agents import handler, registry, services
-        from jobs import handlers
+        from agents.chat import escape
+        from jobs import handlers, sweeps
         from jobs.process import hooks
 
         handlers.register(handler.NAME, handler.RunHandler())
+        sweeps.register_sweep("messages to hand over", escape.sweep, every_s=escape.SWEEP_EVERY_S)
         hooks.capabilities = registry.capabilities
         hooks.before_forks.append(services.preload)
         hooks.on_shutdown.append(services.close)

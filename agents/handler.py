@@ -11,7 +11,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from agents import registry, services
-from agents.chat import exchange, stream
+from agents.chat import escape, exchange, forgetting, stream
 from agents.journal import RunJournal
 from agents.modes import policy
 from agents.runtime import program
@@ -98,6 +98,10 @@ class RunHandler:
                 " WHERE job_id = %s",
                 [change.job_id],
             )
+        if "reply_to" in change.payload:
+            yield from escape.on_task_ended(change)
+        elif _is_reply(change):
+            yield from forgetting.forget_if_deleted(change)
 
 
 def _is_reply(job: Claim | Transition) -> bool:
