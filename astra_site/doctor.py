@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import connection
 
 from astra_site import health, reach, schema
+from jobs import lanes
 
 if TYPE_CHECKING:
     from agents.config import Config
@@ -93,7 +94,8 @@ def check_migrations() -> Iterator[Finding]:
 def check_lanes() -> Iterator[Finding]:
     """Every lane has a live worker."""
     if idle := health.idle_lanes():
-        sentence = f"No worker serves {', '.join(idle)}. Run manage.py up, or manage.py worker for these lanes."
+        sentence = f"No worker serves {', '.join(idle)}. Run manage.py up, or manage.py worker for these lanes"
+        sentence += " (manage.py web for chat)." if lanes.CHAT in idle else "."
         yield Finding("lanes", sentence, is_fault=True)
     else:
         yield Finding("lanes", "Every lane has a live worker.")

@@ -9,11 +9,13 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 
 from astra_site import reach, schema
-from jobs.lanes import DEFAULT_SLOTS
+from jobs.lanes import CHAT, DEFAULT_SLOTS
 from jobs.models import Worker
 
 NO_DATABASE = "The database does not answer."
 NO_REDIS = "Redis does not answer."
+#: Lane `chat` is served by the web processes themselves, which are workers like others.
+LANES = (CHAT, *DEFAULT_SLOTS)
 
 
 @login_not_required
@@ -31,7 +33,7 @@ def readyz(request: HttpRequest) -> JsonResponse:
     ``idle_lanes`` lists the lanes without a live worker, for a site that serves only some on purpose.
     """
     faults = find_faults()
-    idle = list(DEFAULT_SLOTS) if faults["migrations"] else idle_lanes()
+    idle = list(LANES) if faults["migrations"] else idle_lanes()
     body = {
         "status": "unavailable" if any(faults.values()) else "ok",
         "checks": {check: fault or "ok" for check, fault in faults.items()},
@@ -67,6 +69,6 @@ def database_fault() -> str:
 
 
 def idle_lanes() -> list[str]:
-    """Return the lanes that no live worker serves. Lane ``chat`` is served by the web processes themselves."""
+    """Return the lanes that no live worker serves."""
     served = {lane for lanes in Worker.objects.alive().values_list("lanes", flat=True) for lane in lanes}
-    return [lane for lane in DEFAULT_SLOTS if lane not in served]
+    return [lane for lane in LANES if lane not in served]

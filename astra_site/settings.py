@@ -60,6 +60,13 @@ SECRET_KEY = secret_key.find_or_make(
 # --- The address -------------------------------------------------------------------------------------------------
 
 PORT = env.integer("ASTRA_PORT", 8000, minimum=1, maximum=65535, help="The port that `up` and `web` listen on.")
+WEB_PROCESSES = env.integer(
+    "ASTRA_WEB_PROCESSES",
+    1,
+    minimum=1,
+    maximum=64,
+    help="How many web processes `up` runs behind the one port. Each uses up to 16 connections to PostgreSQL.",
+)
 PUBLIC_URL = env.url(
     "ASTRA_PUBLIC_URL",
     ("http", "https"),

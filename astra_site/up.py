@@ -57,9 +57,10 @@ def say(sentence: str) -> None:
 class Up:
     """One run of ``manage.py up``."""
 
-    def __init__(self, *, host: str, port: int, workers: str, demo: bool | None) -> None:
+    def __init__(self, *, host: str, port: int, web: int, workers: str, demo: bool | None) -> None:
         self.host = host
         self.port = port
+        self.web = web
         self.lanes = _lanes(workers)
         self.demo = settings.EMBEDDED_DATABASE if demo is None else demo
         self.has_demo_users = False
@@ -160,8 +161,10 @@ class Up:
         manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
         lanes = [word for lane, slots in self.lanes.items() for word in ("--lane", f"{lane}:{slots}")]
         number = listener.fileno()
+        # They share the socket: the kernel hands each connection to one that is free, and none is lost with a process.
+        names = ["web server"] if self.web == 1 else [f"web server {place + 1}" for place in range(self.web)]
         return [
-            Child("web server", [*manage, "web", "--fd", str(number)], keeps=[number]),
+            *(Child(name, [*manage, "web", "--fd", str(number)], keeps=[number]) for name in names),
             Child("worker", [*manage, "worker", "--grace", str(settings.GRACE_SECONDS), *lanes]),
             Child("scheduler", [*manage, "scheduler"]),
         ]
@@ -201,7 +204,7 @@ class Up:
             return "The web server does not answer."
         finally:
             client.close()
-        idle = sorted(set(answer["idle_lanes"]) & self.lanes.keys())
+        idle = sorted(set(answer["idle_lanes"]) & {lanes.CHAT, *self.lanes})
         faults = [fault for check, fault in answer["checks"].items() if check != "lanes" and fault != "ok"]
         return " ".join([*faults, *([f"No worker serves {', '.join(idle)}."] if idle else [])])
 

@@ -14,8 +14,8 @@ from django.db import connection
 from pytest_django import Settings
 
 from astra_site import doctor
+from astra_site.health import LANES
 from jobs import lease, script
-from jobs.lanes import DEFAULT_SLOTS
 
 pytestmark = pytest.mark.django_db
 
@@ -28,7 +28,7 @@ agents:
 @pytest.fixture(autouse=True)
 def healthy(settings: Settings, tmp_path: Path) -> None:
     """Everything is well, until a test breaks it."""
-    script.run(lease.register(dict(DEFAULT_SLOTS), [], "1"))
+    script.run(lease.register(dict.fromkeys(LANES, 1), [], "1"))
     settings.ASTRA_CONFIG = tmp_path / "astra.yml"
     settings.ASTRA_CONFIG.write_text(CONFIG)
     settings.ASTRA_MODEL = "demo"

@@ -10,8 +10,8 @@ from django.db import connection
 from django.test import Client
 from pytest_django import Settings
 
+from astra_site.health import LANES
 from jobs import lease, script
-from jobs.lanes import DEFAULT_SLOTS
 
 
 def ready(client: Client) -> tuple[int, dict[str, Any]]:
@@ -26,7 +26,7 @@ def test_healthz_needs_no_database_and_no_login(client: Client) -> None:
 
 @pytest.mark.django_db
 def test_a_site_with_a_live_worker_per_lane_is_ready(client: Client) -> None:
-    script.run(lease.register(dict(DEFAULT_SLOTS), [], "1"))
+    script.run(lease.register(dict.fromkeys(LANES, 1), [], "1"))
     checks = {"database": "ok", "redis": "ok", "migrations": "ok", "lanes": "ok"}
     assert ready(client) == (200, {"status": "ok", "checks": checks, "idle_lanes": []})
 
@@ -37,17 +37,17 @@ def test_lanes_without_a_live_worker_are_named(client: Client) -> None:
     gone = script.run(lease.register({"tools": 1}, [], "1"))
     script.run(lease.end(gone, "stopped"))
     status, body = ready(client)
-    idle = ["scheduled", "tools", "delivery", "evals", "suspect"]
+    idle = ["chat", "scheduled", "tools", "delivery", "evals", "suspect"]
     assert (status, body["status"], body["idle_lanes"]) == (503, "unavailable", idle)
     assert body["checks"]["lanes"] == f"No worker serves {', '.join(idle)}."
 
 
 @pytest.mark.django_db
 def test_a_worker_whose_lease_is_over_serves_no_lane(client: Client) -> None:
-    script.run(lease.register(dict(DEFAULT_SLOTS), [], "1"))
+    script.run(lease.register(dict.fromkeys(LANES, 1), [], "1"))
     with connection.cursor() as cursor:
         cursor.execute("UPDATE jobs_worker SET lease_until = now() - interval '1 second'")
-    assert ready(client)[1]["idle_lanes"] == list(DEFAULT_SLOTS)
+    assert ready(client)[1]["idle_lanes"] == list(LANES)
 
 
 @pytest.mark.django_db

@@ -73,13 +73,26 @@ class Astra:
         except httpx.HTTPError:
             return False
 
-    def child(self, command: str) -> int | None:
-        """Return the process id of the child that runs a command."""
+    def children(self, command: str) -> list[int]:
+        """Return the process ids of the children that run a command."""
+        found = []
         for pid in processes():
             words = command_line(pid)
             if parent(pid) == self.process.pid and "manage.py" in words and f"\0{command}\0" in words:
-                return pid
-        return None
+                found.append(pid)
+        return found
+
+    def child(self, command: str) -> int | None:
+        """Return the process id of the one child that runs a command."""
+        return next(iter(self.children(command)), None)
+
+    def serving_chat(self) -> set[int]:
+        """Return the process ids of the children that hold a lease on lane chat."""
+        with psycopg.connect(embedded.database_url(self.data_dir)) as connection:
+            rows = connection.execute(
+                "SELECT pid FROM jobs_worker WHERE 'chat' = ANY(lanes) AND ended_at IS NULL AND lease_until > now()"
+            ).fetchall()
+        return {int(pid) for (pid,) in rows}
 
     def stop(self, number: signal.Signals) -> int:
         """Send a signal to the whole group, as a terminal does; return the exit status."""
@@ -231,8 +244,9 @@ def test_a_child_that_is_killed_is_said_and_started_again(astra: Astra, command:
     until(astra.is_ready)
 
 
-def test_a_killed_workers_lease_is_released_at_once(astra: Astra) -> None:
-    first = astra.child("worker")
+@pytest.mark.parametrize("command", ["worker", "web"])
+def test_a_killed_workers_lease_is_released_at_once(astra: Astra, command: str) -> None:
+    first = astra.child(command)
     assert first
     os.kill(first, signal.SIGKILL)
     began = time.monotonic()
@@ -247,7 +261,7 @@ def test_a_killed_workers_lease_is_released_at_once(astra: Astra) -> None:
         # Well before the six seconds of the lease: then the reconciler would have called it lost.
         assert end() == "died"
         assert time.monotonic() - began < 5
-    until(lambda: astra.child("worker") not in (None, first))
+    until(lambda: astra.child(command) not in (None, first))
     until(astra.is_ready)
 
 
@@ -295,6 +309,29 @@ def test_a_sigkill_of_up_takes_its_children_along_and_the_next_start_finds_all_d
     with embedded.servers(data_dir), psycopg.connect(embedded.database_url(data_dir)) as connection:
         names = connection.execute("SELECT username FROM auth_user ORDER BY username").fetchall()
     assert names == [("admin",), ("operator",), ("reviewer",), ("user",)]
+
+
+def test_web_processes_share_the_port_and_each_is_started_again_by_itself(folder: Path) -> None:
+    data_dir = folder / "many"
+    many = Astra(data_dir, free_port(), "--web", "2")
+    try:
+        many.wait_until_ready()
+        first = set(many.children("web"))
+        assert len(first) == 2
+        until(lambda: many.serving_chat() == first)
+        killed = min(first)
+        os.kill(killed, signal.SIGKILL)
+        # Whoever comes meanwhile is served by the other.
+        assert httpx.get(f"{many.url}/healthz", timeout=10).status_code == 200
+        until(lambda: many.said(r"^The web server [12] was killed by SIGKILL\. It starts again in 1 s\.$"))
+        until(lambda: len(many.serving_chat() - first) == 1)
+        assert many.serving_chat() - first == set(many.children("web")) - first
+        assert first - {killed} <= set(many.children("web"))
+    finally:
+        status = many.stop(signal.SIGTERM)
+    assert status == 0
+    assert "Traceback" not in many.log.read_text()
+    assert living(data_dir) == []
 
 
 def test_a_stop_while_astra_is_still_starting_leaves_nothing_running(folder: Path) -> None:
