@@ -7,12 +7,15 @@ sees either.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
+from agents.runtime.answering import Streaming
+from agents.runtime.asking import Attempts
+from agents.runtime.context import Options
 from agents.runtime.types import Budget, Limits
 
 T = TypeVar("T", int, Decimal)
@@ -55,9 +58,14 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class OnFailure:
-    """How often a run that failed is tried in all, and what happens then."""
+    """How often what failed is tried in all, and what happens then.
+
+    ``counted`` in the job: the whole run is tried again, from its last step, some time later. In the call: only the
+    model call that failed, at once, for somebody waits; a failure of the run is final.
+    """
 
     attempts: int
+    counted: Literal["job", "call"]
     then: Literal["escape", "dead-letter", "retry-shard", "next-fire"]
 
 
@@ -110,6 +118,32 @@ class ModePolicy:
             latency_budget_ms=_lowest(agent.latency_budget_ms, hard, budget.latency_budget_ms),
         )
 
+    @property
+    def retries_job(self) -> bool:
+        """Tell whether a run that failed may be tried again as a whole."""
+        return self.on_failure.counted == "job"
+
+    def attempts(self) -> Attempts:
+        """Return how often a model is asked."""
+        if self.retries_job:
+            return Attempts()
+        return Attempts(most=self.on_failure.attempts, base_s=0.2, max_s=2.0, in_all=True)
+
+    def streaming(self) -> Streaming:
+        """Return how long a model may be silent while an answer streams.
+
+        Where somebody waits: ten times the usual time to a first token, for a model may think first; and less patience
+        in mid-answer than a person has.
+        """
+        if self.latency.kind != "hard":
+            return Streaming()
+        return Streaming(first_token_s=15.0, stall_s=20.0)
+
+    def options(self, max_batch_size: int | None = None) -> Options:
+        """Return the options of a run's context."""
+        found = Options(attempts=self.attempts(), streaming=self.streaming())
+        return found if max_batch_size is None else replace(found, max_batch_size=max_batch_size)
+
 
 def _lowest(*values: T | None) -> T | None:
     return min((value for value in values if value is not None), default=None)
@@ -124,7 +158,7 @@ POLICIES: Mapping[Mode, ModePolicy] = MappingProxyType(
                 concurrency=Concurrency(by="connection", lane="chat", entrance="chat"),
                 latency=Latency("hard", p95_ms=6_000, first_token_p95_ms=1_400),
                 transport="websocket",
-                on_failure=OnFailure(attempts=2, then="escape"),
+                on_failure=OnFailure(attempts=2, counted="call", then="escape"),
                 cost_ceiling=CostCeiling(Decimal("0.05"), per="run"),
                 eval_sampling=0.01,
                 baseline=0.81,
@@ -137,7 +171,7 @@ POLICIES: Mapping[Mode, ModePolicy] = MappingProxyType(
                 concurrency=Concurrency(by="pool", lane="queue", entrance="tasks"),
                 latency=Latency("soft", p95_ms=90_000),
                 transport="result-store",
-                on_failure=OnFailure(attempts=3, then="dead-letter"),
+                on_failure=OnFailure(attempts=3, counted="job", then="dead-letter"),
                 cost_ceiling=CostCeiling(Decimal("0.50"), per="run"),
                 eval_sampling=0.05,
                 baseline=0.78,
@@ -150,7 +184,7 @@ POLICIES: Mapping[Mode, ModePolicy] = MappingProxyType(
                 concurrency=Concurrency(by="shards", lane="batch", entrance="batches"),
                 latency=Latency("none"),
                 transport="parquet",
-                on_failure=OnFailure(attempts=3, then="retry-shard"),
+                on_failure=OnFailure(attempts=3, counted="job", then="retry-shard"),
                 cost_ceiling=CostCeiling(Decimal(500), per="batch"),
                 eval_sampling=1.0,
                 baseline=0.86,
@@ -163,7 +197,7 @@ POLICIES: Mapping[Mode, ModePolicy] = MappingProxyType(
                 concurrency=Concurrency(by="one-shot", lane="scheduled", entrance="schedules"),
                 latency=Latency("soft"),
                 transport="durable-target",
-                on_failure=OnFailure(attempts=1, then="next-fire"),
+                on_failure=OnFailure(attempts=1, counted="job", then="next-fire"),
                 cost_ceiling=CostCeiling(Decimal(2), per="run"),
                 eval_sampling=1.0,
                 baseline=None,

@@ -97,8 +97,12 @@ def parameters(call: ModelCall, model: Model) -> ModelRequestParameters:
     )
 
 
-def piece(event: ModelResponseStreamEvent) -> Delta | ToolCall | None:
-    """Return what an event of a stream tells: more text, or that the model has begun to ask for a tool."""
+#: A sign of life: the model thinks, or writes the arguments of a call.
+ALIVE = Delta("")
+
+
+def piece(event: ModelResponseStreamEvent) -> Delta | ToolCall:
+    """Return what an event of a stream tells: more text, the beginning of a tool call, or no more than `ALIVE`."""
     text = ""
     if isinstance(event, PartStartEvent):
         if isinstance(event.part, CallPart):
@@ -106,7 +110,7 @@ def piece(event: ModelResponseStreamEvent) -> Delta | ToolCall | None:
         text = event.part.content if isinstance(event.part, TextPart) else ""
     elif isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
         text = event.delta.content_delta
-    return Delta(clean(text)) if text else None
+    return Delta(clean(text)) if text else ALIVE
 
 
 def tool_call(part: CallPart) -> ToolCall:
@@ -170,6 +174,8 @@ def _data(schema: dict[str, Any], text: str) -> Any:
 def clean(value: Any) -> Any:
     """Return a value without what PostgreSQL cannot hold: NUL, and halves of surrogate pairs."""
     if isinstance(value, str):
+        if value.isascii() and "\x00" not in value:
+            return value
         return value.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, dict):
         return {clean(key): clean(inner) for key, inner in value.items()}

@@ -21,6 +21,8 @@ _TOO_LONG = (
     "reduce the length",
     "exceeds the available context",
 )
+#: What a person can do about what passes.
+_SOON = "Try again in a moment."
 _PASSING_STATUSES = frozenset({408, 409, 425, 429, 499})
 
 
@@ -32,38 +34,58 @@ def translate(error: Exception, model: str) -> RunError:
     if isinstance(error, theirs.ModelAPIError):
         return _of_api(error, provider, name)
     if isinstance(error, TimeoutError | httpx2.TimeoutException):
-        return ModelUnavailable(f"{model} did not answer in time.")
+        return ModelUnavailable(f"{model} did not answer in time. {_SOON}")
     if isinstance(error, httpx2.HTTPError | httpx2.StreamError | OSError):
-        return ModelUnavailable(f"The connection to {model} broke: {type(error).__name__}.")
+        return ModelUnavailable(f"The connection to {model} broke: {type(error).__name__}. {_SOON}")
     if isinstance(error, theirs.UserError):
         return ModelRefused(f"{model} cannot be asked: {_short(error.message)}")
     if isinstance(error, theirs.AgentRunError | ValueError | TypeError | KeyError | AttributeError | IndexError):
         # The libraries read replies loosely; what they trip over is the reply.
-        return BadReply(f"The answer of {model} could not be read: {_short(str(error)) or type(error).__name__}")
-    return ModelUnavailable(f"{model} failed: {type(error).__name__}.")
+        return _unreadable(model, _short(str(error)) or type(error).__name__)
+    return ModelUnavailable(f"{model} failed: {type(error).__name__}. {_SOON}")
+
+
+def _unreadable(model: str, why: str) -> BadReply:
+    return BadReply(
+        f"The answer of {model} could not be read: {_ended(why)} Try again; if it stays so, check that the address "
+        "of the model's server is right and that it speaks the provider's protocol."
+    )
+
+
+def _ended(said: str) -> str:
+    return said if said.endswith((".", "!", "?", "…")) else f"{said}."
 
 
 def _of_api(error: theirs.ModelAPIError, provider: str, name: str) -> RunError:
     said = _said(error)
     wait = {} if error.retry_after is None else {"retry_after_s": error.retry_after}
     if isinstance(error, theirs.ModelContextWindowExceededError) or _says_too_long(error, said):
-        return ContextOverflow(f"The conversation is too long for {name}: {said}")
+        return ContextOverflow(
+            f"The conversation is too long for {name}: {_ended(said)} Shorten the message or begin a new conversation."
+        )
     if isinstance(error, theirs.ModelRequestRejectedError | theirs.ModelQuotaExceededError):
         return _refused(error, provider, name, said)
     if isinstance(error, theirs.ModelRateLimitError):
-        return ModelUnavailable(f"{provider} limits how much may be asked: {said}", **wait)
+        return ModelUnavailable(f"{provider} limits how much may be asked: {_ended(said)} {_later(error)}", **wait)
     if isinstance(error, theirs.ModelRequestTimeout | theirs.ModelTimeoutError):
-        return ModelUnavailable(f"{provider}:{name} did not answer in time.", **wait)
+        return ModelUnavailable(f"{provider}:{name} did not answer in time. {_SOON}", **wait)
     if isinstance(error, theirs.ModelConnectionError):
-        return ModelUnavailable(f"{provider} cannot be reached: {said}", **wait)
+        return ModelUnavailable(f"{provider} cannot be reached: {_ended(said)} {_SOON}", **wait)
     if isinstance(error, theirs.ModelUnavailableError | theirs.ModelServerError):
-        return ModelUnavailable(f"{provider} cannot answer now: {said}", **wait)
+        return ModelUnavailable(f"{provider} cannot answer now: {_ended(said)} {_later(error)}", **wait)
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         if status in _PASSING_STATUSES:
-            return ModelUnavailable(f"{provider} answers HTTP {status}: {said}", **wait)
+            return ModelUnavailable(f"{provider} answers HTTP {status}: {_ended(said)} {_later(error)}", **wait)
         return ModelRefused(f"{provider} refuses the request (HTTP {status}): {said}")
-    return BadReply(f"The answer of {provider}:{name} could not be read: {said}")
+    return _unreadable(f"{provider}:{name}", said)
+
+
+def _later(error: theirs.ModelAPIError) -> str:
+    """Say when to try again: when the provider says so, else soon."""
+    if error.retry_after is None or error.retry_after <= 1:
+        return _SOON
+    return f"Try again in {error.retry_after:,.0f} s."
 
 
 def _refused(error: theirs.ModelAPIError, provider: str, name: str, said: str) -> ModelRefused:

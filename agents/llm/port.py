@@ -86,7 +86,7 @@ class PydanticAIPort:
         return self._reply(call, response)
 
     async def stream(self, call: ModelCall) -> AsyncGenerator[Delta | ToolCall | Reply, None]:
-        """Ask, yield pieces as they come, and the whole Reply at last.
+        """Ask, yield pieces as they come, and the whole Reply at last. A Delta without text is a sign of life.
 
         A ToolCall comes as soon as the model begins to ask for it: its arguments are only in the Reply.
         Closing the generator, or cancelling the task that reads it, closes the HTTP request.
@@ -105,7 +105,7 @@ class PydanticAIPort:
         from agents.llm import dialect
         from agents.llm.faults import translate
 
-        text = ""
+        came: list[str] = []
         try:
             async with model_request_stream(
                 model,
@@ -116,17 +116,17 @@ class PydanticAIPort:
                 async for event in stream:
                     piece = dialect.piece(event)
                     if isinstance(piece, Delta):
-                        text += piece.text
-                    if piece is not None:
-                        yield piece
+                        came.append(piece.text)
+                    yield piece
                 response = stream.get()
         except Exception as error:
             failure = translate(error, call.model)
-            failure.usage = failure.usage or (self.prices.estimate(call, text) if text else None)
+            if failure.usage is None and (text := "".join(came)):
+                failure.usage = self.prices.estimate(call, text)
             raise failure from error
         if dialect.is_cut_off(response):
-            cut = BadReply(f"The answer of {call.model} broke off before its end.")
-            cut.usage = self.prices.estimate(call, text)
+            cut = BadReply(f"The answer of {call.model} broke off before its end. Try again in a moment.")
+            cut.usage = self.prices.estimate(call, "".join(came))
             raise cut
         yield self._reply(call, response)
 

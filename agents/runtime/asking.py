@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agents.runtime.errors import (
     BadReply,
@@ -16,6 +16,7 @@ from agents.runtime.errors import (
     RunError,
 )
 from agents.runtime.meter import Meter
+from agents.runtime.ports import ModelPort
 from agents.runtime.types import ModelCall, Models, Reply, Usage
 
 Send = Callable[[ModelCall], Awaitable[Reply]]
@@ -34,83 +35,126 @@ class Attempts:
     most: int = 3
     base_s: float = 0.5
     max_s: float = 20.0
+    #: ``most`` is for all models together: once one is unavailable the next attempt is a fallback's, at once.
+    in_all: bool = False
+
+
+@dataclass(slots=True)
+class Question:
+    """What one step asks of a model, and what asking has used so far."""
+
+    draft: ModelCall
+    #: Bounds the reply, in tokens; None means all that is left.
+    want: int | None
+    send: Send
+    on_retry: OnRetry
+    #: Of a call that is stopped in its middle: the text that had come.
+    heard: Callable[[], str] = str
+    #: By attempts that failed or were stopped.
+    spent: Usage = field(default_factory=Usage)
+    made: int = 0
+    tried: set[str] = field(default_factory=set)
 
 
 class Asker:
     """Gets one sound reply: fallback models around retries around the budget around the call."""
 
-    def __init__(self, meter: Meter, models: Models, attempts: Attempts, left_s: Callable[[], float]) -> None:
+    def __init__(
+        self, port: ModelPort, meter: Meter, models: Models, attempts: Attempts, left_s: Callable[[], float]
+    ) -> None:
+        self._port = port
         self._meter = meter
         self._models = models
         self._attempts = attempts
         self._left_s = left_s
 
-    async def ask(self, draft: ModelCall, want: int | None, send: Send, on_retry: OnRetry) -> Reply:
+    async def ask(self, question: Question) -> Reply:
         """Return a reply whose usage includes what failed attempts are known to have cost.
+
+        When this is cancelled, ``question.spent`` holds what was used all the same.
 
         Raises:
             RunError: the last failure, when neither the model nor its fallbacks gave a sound reply. Its usage is that
                 of all attempts.
         """
         failed: RunError | None = None
-        spent = Usage()
-        tried: set[str] = set()
         for models in self._candidates():
-            if tried.issuperset(models):
+            if question.tried.issuperset(models):
                 continue
-            for attempt in range(1, self._attempts.most + 1):
-                try:
-                    reply = await self._attempt(models, draft, want, send, tried)
-                except (ModelUnavailable, BadReply) as error:
-                    failed = error
-                    spent += error.usage or Usage()
-                    wait_s = self._wait_s(error, attempt)
-                    if wait_s is None:
-                        break
-                    await on_retry(error, f"attempt {attempt} failed, next in {wait_s:.1f} s: {error.detail}")
-                    await asyncio.sleep(wait_s)
-                except RunError as error:
-                    spent += error.usage or Usage()
-                    if failed is None or not isinstance(error, BudgetExceeded):
-                        raise _charged(error, spent) from error.__cause__
-                    break  # a cheaper fallback may still be within the budget
-                else:
-                    return reply.model_copy(update={"usage": reply.usage + spent})
-            if isinstance(failed, BadReply):
-                break  # it did answer: another model is no cure for that
+            try:
+                if failed is not None:
+                    told = f"attempt {question.made} failed, another model is asked: {failed.detail}"
+                    await question.on_retry(failed, told)
+                reply = await self._persist(models, question)
+            except RunError as error:
+                if failed is not None and isinstance(error, BudgetExceeded):
+                    continue  # a cheaper fallback may still be within the budget
+                failed = error
+                if not isinstance(error, ModelUnavailable) or self._is_out_of_attempts(question):
+                    break  # it did answer, or refused to: another model is no cure for that
+            else:
+                return reply.model_copy(update={"usage": reply.usage + question.spent})
         assert failed is not None
-        raise _charged(failed, spent)
+        raise _charged(failed, question.spent) from failed.__cause__
+
+    def _is_out_of_attempts(self, question: Question) -> bool:
+        return self._attempts.in_all and question.made >= self._attempts.most
+
+    async def _persist(self, models: tuple[str, ...], question: Question) -> Reply:
+        """Ask one model, or its cheaper stand-in, as often as it may be asked."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._attempt(models, question)
+            except (ModelUnavailable, BadReply) as error:
+                wait_s = self._wait_s(error, attempt, question)
+                if wait_s is None:
+                    raise
+                await question.on_retry(error, f"attempt {attempt} failed, next in {wait_s:.1f} s: {error.detail}")
+                await asyncio.sleep(wait_s)
 
     def _candidates(self) -> list[tuple[str, ...]]:
         return [self._meter.choice(), *((model,) for model in self._models.fallback)]
 
-    async def _attempt(
-        self, models: tuple[str, ...], draft: ModelCall, want: int | None, send: Send, tried: set[str]
-    ) -> Reply:
-        admission = await self._meter.admit(models, draft, want)
-        tried.add(admission.call.model)
+    async def _attempt(self, models: tuple[str, ...], question: Question) -> Reply:
+        draft = question.draft
+        admission = await self._meter.admit(models, draft, question.want)
+        question.tried.add(admission.call.model)
+        question.made += 1
         call = admission.call.model_copy(update={"timeout_s": max(0.1, min(draft.timeout_s, self._left_s()))})
         try:
-            reply = await send(call)
+            reply = await question.send(call)
             if not reply.model:
                 reply = reply.model_copy(update={"model": call.model})
             sound(reply, call)
         except RunError as error:
+            question.spent += error.usage or Usage()
             self._meter.settle(admission, error.usage)
             raise
         except BaseException:
-            self._meter.settle(admission, None)
+            # Stopped in the middle: a provider bills what it wrote until then, and does not say how much that was.
+            used = self._port.estimate(call, question.heard())
+            question.spent += used
+            self._meter.settle(admission, used)
             raise
         self._meter.settle(admission, reply.usage, turns=1)
         return reply
 
-    def _wait_s(self, error: RunError, attempt: int) -> float | None:
+    def _wait_s(self, error: RunError, attempt: int, question: Question) -> float | None:
         """Return the seconds until the next attempt on the same model, None if there is to be none."""
-        if attempt >= self._attempts.most:
+        rules = self._attempts
+        if attempt >= rules.most or self._is_out_of_attempts(question):
             return None
-        whole = min(self._attempts.max_s, self._attempts.base_s * 2 ** (attempt - 1))
+        if (
+            rules.in_all
+            and isinstance(error, ModelUnavailable)
+            and not question.tried.issuperset(self._models.fallback)
+        ):
+            return None
+        whole = min(rules.max_s, rules.base_s * 2 ** (attempt - 1))
         wait_s: float = max(whole * random.uniform(0.5, 1.0), float(error.extra.get("retry_after_s") or 0.0))
-        return wait_s if wait_s <= self._attempts.max_s and wait_s < self._left_s() else None
+        return wait_s if wait_s <= rules.max_s and wait_s < self._left_s() else None
 
 
 def _charged(error: RunError, spent: Usage) -> RunError:

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from agents.runtime.answering import Answer
-from agents.runtime.asking import Asker, Attempts, Send
+from agents.runtime.answering import Answer, Streaming
+from agents.runtime.asking import Asker, Attempts, Question, Send
 from agents.runtime.branches import Branch, Gate, Slot, enter_task
 from agents.runtime.calling import Caller
 from agents.runtime.drafting import Ask, Choice, Drafter, identity, outline
@@ -38,10 +38,8 @@ class Options:
     #: Of one step, in bytes of JSON.
     max_output_bytes: int = 4 * 1024 * 1024
     attempts: Attempts = field(default_factory=Attempts)
-    #: What a streamed reply is held back at most while a tool call could still come.
-    head_chars: int = 200
-    head_s: float = 0.6
-    #: Of one model request.
+    streaming: Streaming = field(default_factory=Streaming)
+    #: Of one model request that is not streamed.
     request_timeout_s: float = 120.0
     #: How long a program may take to unwind once it is stopped.
     unwind_s: float = 5.0
@@ -95,8 +93,8 @@ class RunContext:
         self._drafter = Drafter(agent, toolbox, self.gate, self.options.request_timeout_s)
         if lost is not None:
             self.meter.add(lost)
-        self._asker = Asker(self.meter, agent.models, self.options.attempts, self.left_s)
-        self._answer = Answer(port, self._transport, self.options.head_chars, self.options.head_s)
+        self._asker = Asker(port, self.meter, agent.models, self.options.attempts, self.left_s)
+        self._answer = Answer(port, self._transport, self.options.streaming)
         self._caller = Caller(toolbox, agent, self.recorder, self.options.max_batch_size, run_id, user_id)
 
     # --- models --------------------------------------------------------------------------------------------------
@@ -145,7 +143,7 @@ class RunContext:
             if isinstance(answer, str | Reply):
                 reply = await self._say(branch, name, answer if isinstance(answer, str) else answer.text)
             else:
-                draft = self._drafter.draft(answer, tools)
+                draft = self._drafter.draft(answer, tools, timeout_s=self.options.streaming.timeout_s)
                 slot = self._slot(branch, name, "compose", draft, max_tokens)
                 reply = await self._turn(branch, slot, draft, max_tokens, self._answer.stream)
             await self._answer.finish(reply)
@@ -163,9 +161,19 @@ class RunContext:
     async def _turn(self, branch: Branch, slot: Slot, draft: ModelCall, want: int | None, send: Send) -> Reply:
         async def work() -> Done:
             started = self.recorder.clock()
-            reply = await self._asker.ask(
-                draft, want, send, lambda error, line: self.recorder.fail_attempt(slot, error, started, line)
+            question = Question(
+                draft,
+                want,
+                send,
+                on_retry=lambda error, line: self.recorder.fail_attempt(slot, error, started, line),
+                heard=self._answer.heard if slot.kind == "compose" else str,
             )
+            try:
+                reply = await self._asker.ask(question)
+            except asyncio.CancelledError:
+                if question.spent != Usage():
+                    await self.recorder.stopped(slot, question.spent, started)
+                raise
             calls = ", ".join(call.tool for call in reply.calls)
             summary = f"{reply.text} → {calls}" if calls else reply.text
             return Done(plain(reply, f"The reply of step {slot.name!r}"), summary, reply.model, reply.usage, turns=1)

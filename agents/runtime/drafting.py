@@ -25,9 +25,14 @@ class Drafter:
         self._specs: tuple[ToolSpec, ...] | None = None
 
     def draft(
-        self, ask: Ask, tools: bool | Sequence[str], choice: Choice = "auto", output: dict[str, Any] | None = None
+        self,
+        ask: Ask,
+        tools: bool | Sequence[str],
+        choice: Choice = "auto",
+        output: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
     ) -> ModelCall:
-        """Return the request, its instructions first.
+        """Return the request, its instructions first. ``timeout_s`` is for one that does not have the usual time.
 
         Raises:
             Misuse: it asks for tools that the agent does not have, or holds something else than messages.
@@ -44,7 +49,7 @@ class Drafter:
             tool_choice=choice,
             output=output,
             max_tokens=1,
-            timeout_s=self._timeout_s,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
         )
 
     def _messages(self, ask: Ask) -> tuple[Message, ...]:

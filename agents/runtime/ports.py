@@ -87,10 +87,16 @@ class ModelPort(Protocol):
         """Ask, wait for the whole reply."""
 
     def stream(self, call: ModelCall) -> AsyncGenerator[Delta | ToolCall | Reply, None]:
-        """Ask, yield pieces as they come; the last item is the whole Reply. Closing it closes the request."""
+        """Ask, yield pieces as they come; the last item is the whole Reply. Closing it closes the request.
+
+        A Delta without text is a sign of life: the model thinks, or writes the arguments of a call.
+        """
 
     def upper_bound_usd(self, call: ModelCall) -> Any:
         """Return a Decimal that the call cannot cost more than, or None when the price is not known."""
+
+    def estimate(self, call: ModelCall, text: str) -> Usage:
+        """Return what a call that was cut off after ``text`` has probably used."""
 
 
 @dataclass(frozen=True, slots=True)

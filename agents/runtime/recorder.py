@@ -174,6 +174,20 @@ class Recorder:
         """Tell that one attempt failed and that another follows."""
         await self._tell_failure(slot, error, started, summary, is_final=False)
 
+    async def stopped(self, slot: Slot, usage: Usage, started: datetime) -> None:
+        """Write down what a step had used when the run was stopped in its middle.
+
+        It waits no longer than a write may take. The run unwinds: nothing that goes wrong here may change why, and
+        nobody who watches is told.
+        """
+        record = self._record(slot, started, output=None, summary="stopped in the middle")
+        writing = asyncio.ensure_future(self._journal.record(replace(record, ok=False, usage=usage)))
+        try:
+            await asyncio.wait({writing}, timeout=WRITE_GRACE_S)
+        finally:
+            if not writing.cancel() and not writing.cancelled():
+                writing.exception()  # looked at, so that asyncio does not complain of it
+
     async def _tell_failure(
         self, slot: Slot, error: RunError, started: datetime, summary: str, *, is_final: bool
     ) -> None:

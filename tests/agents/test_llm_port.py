@@ -72,7 +72,7 @@ def ask(model: str, text: str = "Hello?", **more: Any) -> ModelCall:
 async def collect(port: PydanticAIPort, call: ModelCall) -> tuple[list[Any], Reply]:
     items: list[Any] = []
     async with aclosing(port.stream(call)) as stream:
-        items += [item async for item in stream]
+        items += [item async for item in stream if item != Delta("")]
     assert isinstance(items[-1], Reply)
     return items[:-1], items[-1]
 
@@ -295,6 +295,17 @@ async def test_a_tool_call_with_broken_arguments_is_a_bad_reply(port: PydanticAI
         with pytest.raises(BadReply, match="weather") as caught:
             await attempt
         assert caught.value.usage is not None
+
+
+@ALL
+async def test_a_model_that_writes_the_arguments_of_a_call_is_alive(
+    port: PydanticAIPort, model: str, server: OpenAIServer
+) -> None:
+    server.says = Says(text="", calls=[("weather", {"city": "Llanfairpwllgwyngyll"})])
+    async with aclosing(port.stream(ask(model, tools=(WEATHER,)))) as stream:
+        items = [item async for item in stream]
+    begins = next(at for at, item in enumerate(items) if isinstance(item, ToolCall))
+    assert Delta("") in items[begins:]
 
 
 async def test_signs_that_the_database_cannot_hold_are_left_out(port: PydanticAIPort, openai: OpenAIServer) -> None:

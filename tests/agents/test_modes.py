@@ -94,6 +94,21 @@ def test_the_lowest_of_agent_mode_and_caller_is_the_limit(mode: str, agent: Any,
     assert found.wall_clock_s == 600
 
 
+def test_only_a_run_that_nobody_waits_for_is_tried_again_as_a_whole() -> None:
+    assert [row.retries_job for row in POLICIES.values()] == [False, True, True, True]
+
+
+def test_where_somebody_waits_a_model_is_asked_once_more_at_once_and_given_up_on_soon() -> None:
+    hard, soft = policy("streaming-sync").options(max_batch_size=3), policy("async-queue").options()
+    assert (hard.attempts.most, hard.attempts.in_all) == (2, True)
+    assert hard.attempts.base_s <= 0.2
+    assert hard.attempts.max_s <= 2
+    assert hard.streaming.first_token_s < soft.streaming.first_token_s
+    assert hard.streaming.stall_s < soft.streaming.stall_s
+    assert (hard.max_batch_size, soft.max_batch_size) == (3, 8)
+    assert soft.attempts.most == 3
+
+
 async def busy(ctx: RunContext) -> Any:
     """Use everything a program may use."""
     plan = await ctx.model("plan", "What first?", tools=True)

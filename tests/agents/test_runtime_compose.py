@@ -8,12 +8,26 @@ from typing import Any
 
 import pytest
 
+from agents.programs.loop import loop
+from agents.runtime.answering import Streaming
 from agents.runtime.asking import Attempts
 from agents.runtime.context import Options, RunContext
 from agents.runtime.errors import BadReply, Misuse, ModelRefused, ModelUnavailable, WallClockExceeded
-from agents.runtime.ports import Delta
-from agents.runtime.types import Message
-from tests.support.scripted import AGENT, JsonJournal, Screen, ScriptedPort, Stream, call, go, reply
+from agents.runtime.ports import Delta, Superseded
+from agents.runtime.run import execute
+from agents.runtime.types import Message, Models, Usage
+from tests.support.scripted import (
+    AGENT,
+    JsonJournal,
+    Screen,
+    ScriptedPort,
+    ScriptedTools,
+    Stream,
+    call,
+    context,
+    go,
+    reply,
+)
 from tests.support.virtual_time import run
 
 BARE = AGENT.model_copy(update={"tools": ()})
@@ -254,3 +268,187 @@ def test_a_recorded_answer_is_not_streamed_again() -> None:
     screen = Screen()
     assert run(go(compose, journal, ScriptedPort([]), transport=screen)).output == first
     assert not screen.shown
+
+
+HASTY = Options(
+    attempts=Attempts(most=2, base_s=0.2, max_s=2.0, in_all=True), streaming=Streaming(first_token_s=15, stall_s=20)
+)
+
+
+def test_a_model_that_does_not_begin_is_given_up_on_and_asked_once_more() -> None:
+    screen = Screen()
+    port = ScriptedPort([Stream([(3600, "never")], None), Stream([(14, "He"), (19, "llo")], reply("Hello"))])
+    assert run(go(compose, port=port, agent=BARE, transport=screen, options=HASTY)).output == ["Hello", False, []]
+    assert screen.times == pytest.approx([29.15, 48.15], abs=0.06)
+    assert port.open_streams == 0
+
+
+def test_what_a_model_that_fell_silent_had_said_is_withdrawn_before_it_is_asked_once_more() -> None:
+    screen = Screen()
+    port = ScriptedPort(
+        [Stream([(1, "The ans"), (20.1, "wer")], None), Stream([(1, "The answer.")], reply("The answer."))]
+    )
+    run(go(compose, port=port, agent=BARE, transport=screen, options=HASTY))
+    assert [what for what, _ in screen.told] == ["begin", "delta", "withdraw", "failed", "delta", "step", "part"]
+    assert screen.text == "The answer."
+    assert screen.times[1] == pytest.approx(22.15, abs=0.06)
+
+
+def test_a_model_that_thinks_is_not_silent() -> None:
+    pieces = [*[(19.0, "")] * 5, (19.0, "Yes"), *[(19.0, "")] * 5]
+    port = ScriptedPort([Stream([(14, ""), *pieces], reply("Yes"))])
+    assert run(go(compose, port=port, agent=BARE, options=HASTY)).output == ["Yes", False, []]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [([(3600, "x")], "did not begin to answer within 15 s"), ([(1, "x"), (3600, "y")], "fell silent .* for 20 s")],
+)
+def test_a_model_that_stays_silent_is_unavailable_and_the_error_says_what_to_do(pieces: Any, words: str) -> None:
+    screen = Screen()
+    port = ScriptedPort([Stream(pieces, None), Stream(pieces, None)])
+    with pytest.raises(ModelUnavailable, match=words + ".* Try again"):
+        run(go(compose, port=port, agent=BARE, transport=screen, options=HASTY))
+    assert screen.text == ""
+    assert len(port.calls) == 2
+    assert port.open_streams == 0
+
+
+def test_a_short_wait_that_the_provider_asks_for_is_kept_and_a_long_one_is_final() -> None:
+    for wait, calls in ((1.5, 2), (2.5, 1)):
+        port = ScriptedPort([ModelUnavailable("slow down", retry_after_s=wait), reply("yes")])
+        try:
+            run(go(compose, port=port, agent=BARE, options=HASTY))
+        except ModelUnavailable:
+            assert calls == 1
+        assert len(port.calls) == calls
+
+
+def test_the_second_of_two_attempts_is_the_fallbacks_when_a_model_is_unavailable() -> None:
+    chain = BARE.model_copy(update={"models": Models(default="demo:a", fallback=("demo:b", "demo:c"))})
+    screen = Screen()
+    port = ScriptedPort([ModelUnavailable("down"), ModelUnavailable("down too"), reply("never")])
+    with pytest.raises(ModelUnavailable, match="down too"):
+        run(go(compose, port=port, agent=chain, transport=screen, options=HASTY))
+    assert [asked.model for asked in port.calls] == ["demo:a", "demo:b"]
+    assert [record.is_final for record in screen.steps] == [False, True]
+
+
+def test_a_model_that_answers_badly_is_itself_asked_once_more() -> None:
+    chain = BARE.model_copy(update={"models": Models(default="demo:a", fallback=("demo:b",))})
+    port = ScriptedPort([BadReply("what?"), reply("yes")])
+    run(go(compose, port=port, agent=chain, options=HASTY))
+    assert [asked.model for asked in port.calls] == ["demo:a", "demo:a"]
+
+
+@pytest.mark.parametrize("tools", [(), AGENT.tools])
+def test_what_a_stopped_stream_has_used_is_estimated_charged_and_written_down(tools: Any) -> None:
+    journal, screen = JsonJournal(), Screen()
+    port = ScriptedPort(
+        [
+            Stream([(1, "One two "), (1, "three")], ModelUnavailable("reset")),
+            Stream([(1, "One two"), (3600, "x")], None),
+        ],
+        estimates=lambda _, text: Usage(input_tokens=7, output_tokens=len(text.split())),
+    )
+    agent = AGENT.model_copy(update={"tools": tools})
+
+    async def work() -> RunContext:
+        ctx = context(journal, port, transport=screen, agent=agent)
+        task = asyncio.create_task(execute(compose, ctx))
+        await asyncio.sleep(10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return ctx
+
+    totals = run(work()).totals
+    assert (totals.input_tokens, totals.output_tokens, totals.turns) == (7, 2, 0)
+    (told,) = [record for record in journal.failures if record.is_final]
+    assert told.usage == Usage(input_tokens=7, output_tokens=2)
+    assert [record.is_final for record in screen.steps] == [False], "a run that is stopped tells of no failure"
+    assert screen.text == "One two"
+
+
+def test_a_journal_that_hangs_or_fails_does_not_change_how_a_stopped_run_ends() -> None:
+    class Hanging(JsonJournal):
+        async def record(self, record: Any) -> None:
+            await asyncio.sleep(3600)
+
+    class Failing(JsonJournal):
+        async def record(self, record: Any) -> None:
+            raise Superseded("gone")
+
+    async def work(journal: Any) -> float:
+        port = stream((1, "One"), (3600, "x"))
+        port.estimates = lambda _, text: Usage(output_tokens=1)
+        task = asyncio.create_task(go(compose, journal, port, agent=BARE))
+        await asyncio.sleep(10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return asyncio.get_running_loop().time()
+
+    assert run(work(Hanging())) <= 12.1
+    assert run(work(Failing())) == 10
+
+
+def test_a_late_tool_call_runs_when_the_stream_is_over_and_its_turn_goes_on_with_the_answer() -> None:
+    screen = Screen()
+    streams: list[int] = []
+    port = ScriptedPort(
+        [
+            Stream([(0, "It is so. "), (1, call()), (5, "Wait.")], reply("It is so. Wait.", call())),
+            Stream([(1, "Really.")], reply("Really.")),
+        ]
+    )
+    box = ScriptedTools({"look": lambda *_: streams.append(port.open_streams)})
+    found = run(go(loop, port=port, toolbox=box, transport=screen, input="Is it?")).output
+    assert found == {"text": "It is so. Wait.\n\nReally."}
+    assert streams == [0]
+    assert [(what, text) for what, text in screen.told if what not in ("begin", "step")] == [
+        ("delta", "It is so. "),
+        ("delta", "Wait."),
+        ("part", "It is so. Wait."),
+        ("delta", "\n\nReally."),
+        ("part", "Really."),
+    ]
+    order = [(what, text) for what, text in screen.told if what in ("begin", "part")]
+    assert order[1:3] == [("part", "It is so. Wait."), ("begin", "look#1")]
+
+
+def test_nothing_of_the_answer_is_shown_before_the_last_tool_of_the_plan_is_done() -> None:
+    screen = Screen()
+    port = ScriptedPort(
+        [
+            Stream(
+                [(0, "I look."), (0.3, call(id="a")), (0, call("write", id="b"))],
+                reply("I look.", call(id="a"), call("write", id="b")),
+            ),
+            Stream([(1, "Done.")], reply("Done.")),
+        ]
+    )
+    run(go(loop, port=port, transport=screen, input="Go."))
+    assert [told for told in screen.told if told[0] in ("begin", "delta", "step")] == [
+        ("begin", "compose#1"),
+        ("step", "compose#1"),
+        ("begin", "look#1"),
+        ("begin", "write#1"),
+        ("step", "look#1"),
+        ("step", "write#1"),
+        ("begin", "compose#2"),
+        ("delta", "Done."),
+        ("step", "compose#2"),
+    ]
+
+
+def test_what_is_held_back_goes_out_before_what_comes_after_it_however_slow_the_transport() -> None:
+    class Slow(Screen):
+        async def delta(self, text: str) -> None:
+            await asyncio.sleep(0.5)
+            await super().delta(text)
+
+    screen = Slow()
+    port = stream((0, "a"), (0.7, "b"), (0.1, "c"), (0, "d"), end=reply("abcd"))
+    run(go(compose, port=port, transport=screen))
+    assert "".join(screen.shown) == "abcd"

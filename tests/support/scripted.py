@@ -63,6 +63,7 @@ class ScriptedPort:
 
     script: list[Any]
     bound: Callable[[ModelCall], Decimal | None] = lambda call: Decimal(0)
+    estimates: Callable[[ModelCall, str], Usage] = lambda call, text: Usage()
     calls: list[ModelCall] = field(default_factory=list)
     open_streams: int = 0
 
@@ -91,6 +92,9 @@ class ScriptedPort:
 
     def upper_bound_usd(self, call: ModelCall) -> Decimal | None:
         return self.bound(call)
+
+    def estimate(self, call: ModelCall, text: str) -> Usage:
+        return self.estimates(call, text)
 
     async def _entry(self, call: ModelCall) -> Reply | Stream:
         self.calls.append(call)
