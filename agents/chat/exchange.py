@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from accounts.problems import NotFound
 from agents import answer, invoke
 from agents.chat import history, stream
-from agents.chat.conversations import title_from
+from agents.chat.conversations import channel, lock_person, title_from
 from agents.chat.refusals import MessageTooLong, ReplyRunning, TooFast, TooManyReplies
 from agents.payload import bad_input
 from agents.registry import EndpointInfo, Registry
@@ -23,6 +23,7 @@ from jobs.ids import since, uuid7
 from jobs.script import Script, Tell
 from jobs.states import ENDED, State
 from jobs.submit import submit_script
+from jobs.transitions import lock_partition
 
 #: Replies that are written for one person at a time.
 MAX_REPLIES = 4
@@ -35,9 +36,9 @@ MAX_ATTEMPTS = 3
 _ACTIVE = "('scheduled', 'blocked', 'queued', 'running', 'waiting')"
 
 
-def channel(conversation_id: UUID | str) -> str:
-    """Return the channel of Redis on which processes hear of a conversation."""
-    return f"astra:conversation:{conversation_id}"
+def partition(conversation_id: UUID) -> str:
+    """Return the partition of a conversation's replies: there is one at a time."""
+    return f"conversation:{conversation_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,10 @@ def begin(said: Said, known: Registry, worker_id: UUID) -> Script[Begun]:
         Problem: it is refused, and nothing is written.
         HeldBack, NotLeased: as `submit_script`.
     """
-    # One after the other for each person: their limits hold however many tabs they have.
-    yield "SELECT pg_advisory_xact_lock(7203, %s)", [said.user_id]
+    # One after the other for each person: their limits hold however many tabs they have. Then locks in the order of a
+    # run that ends: its partition, its job, the conversation.
+    yield from lock_person(said.user_id)
+    yield from lock_partition(partition(said.conversation_id))
     row = yield from _look(said)
     if row["earlier"] is not None:
         return Begun(row["earlier"], row["earlier_message"], None)
@@ -103,7 +106,7 @@ def begin(said: Said, known: Registry, worker_id: UUID) -> Script[Begun]:
             found,
             said.user_id,
             payload={"conversation": str(said.conversation_id), "message": str(reply_id)},
-            partition_key=f"conversation:{said.conversation_id}",
+            partition_key=partition(said.conversation_id),
             max_attempts=MAX_ATTEMPTS,
             with_job=insert,
             claimed_by=worker_id,
@@ -133,7 +136,7 @@ def _look(said: Said) -> Script[dict[str, Any]]:
             "conversation": said.conversation_id,
             "user": said.user_id,
             "client": said.client_id,
-            "partition": f"conversation:{said.conversation_id}",
+            "partition": partition(said.conversation_id),
             "minute": since(60),
             "quarter": since(900),
         },

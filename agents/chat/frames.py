@@ -9,6 +9,7 @@ from typing import Any
 from accounts.problems import Problem
 from agents import markdown
 from agents.chat.exchange import Reply
+from agents.runtime.errors import RunError
 
 #: A longer text is rendered beside the loop.
 _LONG = 4_000
@@ -56,9 +57,10 @@ def snapshot(reply: Reply) -> str:
     )
 
 
-def error(problem: Problem, client_id: Any = None) -> str:
+def error(refusal: Problem | RunError, client_id: Any = None) -> str:
     """Return the frame of a refusal."""
-    frame: dict[str, Any] = {"type": "error", "problem": problem.body()}
+    body = refusal.body() if isinstance(refusal, Problem) else {"status": 422, **refusal.as_problem()}
+    frame: dict[str, Any] = {"type": "error", "problem": body}
     if isinstance(client_id, str):
         frame["client_id"] = client_id[:80]
     return encode(frame)

@@ -17,7 +17,7 @@ from psycopg.errors import UniqueViolation
 
 from accounts.problems import NotFound, Unavailable
 from agents import registry
-from agents.chat import exchange, frames, stream
+from agents.chat import escape, exchange, frames, stream
 from agents.chat.exchange import Begun, Reply, Said, Written
 from agents.chat.refusals import ChatFull, Paused, ReplyRunning
 from agents.chat.relay import Relay
@@ -51,6 +51,8 @@ START_S = 10.0
 ASKED_S = 2.0
 #: Close code of a socket that is to come back, to another process.
 GO_ELSEWHERE = 4000
+#: Close code of a socket whose conversation is no more.
+GONE = 4404
 
 
 class ChatHost:
@@ -251,6 +253,8 @@ class ChatHost:
         """Say how a reply ended, once that is written. One that goes on elsewhere, or later, is told from there."""
         run_id, conversation_id = written.run_id, written.conversation_id
         reply: Reply | None = await persist(lambda: exchange.read(run_id, conversation_id))
+        if reply is not None and reply.status == "failed" and await escape.hand_over(run_id) is not None:
+            reply = await persist(lambda: exchange.read(run_id, conversation_id))  # its problem says where it went
         if reply is not None and reply.has_ended:
             self._say(conversation_id, await frames.last(reply))
         room = self.rooms.get(conversation_id)
@@ -353,6 +357,10 @@ class ChatHost:
             return
         elif kind == "ended":
             self._spawn(self._tell_end(conversation_id, UUID(frame["run_id"])))
+        elif kind == "conversation.deleted":
+            room.say(frames.error(NotFound("This conversation was deleted.")))
+            for socket in tuple(room.sockets):
+                socket.send_away(GONE)
         elif kind == "conversation.message":
             self._spawn(self._tell_message(conversation_id, UUID(frame["message_id"])))
         else:

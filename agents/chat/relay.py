@@ -23,7 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from agents.chat.exchange import channel
+from agents.chat.conversations import channel
 
 logger = logging.getLogger(__name__)
 

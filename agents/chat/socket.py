@@ -30,6 +30,7 @@ from agents.chat.exchange import Said
 from agents.chat.host import ChatHost
 from agents.chat.refusals import BadFrame, TooFast, TooManySockets
 from agents.models import Conversation
+from agents.runtime.errors import RunError
 from audit.trail import Actor
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ RECHECK_S = 60.0
 MAX_BACKLOG = 256_000
 #: A reader that takes nothing at all for so long is cut off. Seconds.
 STALLED_S = 30.0
-SIGN_IN, GONE, SLOW, TOO_MANY = 4401, 4404, 4408, 4429
+SIGN_IN, TOO_MANY = 4401, 4429
 
 
 class ChatConsumer(AsyncWebsocketConsumer):
@@ -93,7 +94,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             return
         await self.accept()  # type: ignore[no-untyped-call]
         await self.send(text_data=frames.error(problem))  # type: ignore[no-untyped-call]
-        code = {401: SIGN_IN, 404: GONE, 429: TOO_MANY}.get(problem.status, host.GO_ELSEWHERE)
+        code = {401: SIGN_IN, 404: host.GONE, 429: TOO_MANY}.get(problem.status, host.GO_ELSEWHERE)
         await self.close(code=code)  # type: ignore[no-untyped-call]
 
     async def disconnect(self, code: int) -> None:
@@ -117,7 +118,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             except Problem as problem:
                 if problem.status < 500:
                     self.put(frames.error(problem))
-                    self.send_away(GONE if problem.status == 404 else SIGN_IN)
+                    self.send_away(host.GONE if problem.status == 404 else SIGN_IN)
                     return
 
     # --- what it is sent ----------------------------------------------------------------------------------------
@@ -150,8 +151,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
             self._slow_down()
             said = _parse(text_data)
             await self._do(said)
-        except Problem as problem:
-            self.put(frames.error(problem, said.get("client_id")))
+        except (Problem, RunError) as refusal:
+            self.put(frames.error(refusal, said.get("client_id")))
         except DatabaseError:
             logger.exception("the database does not answer", extra={"action": "chat_unavailable"})
             self.put(frames.error(host.unavailable("The database does not answer now."), said.get("client_id")))

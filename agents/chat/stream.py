@@ -184,14 +184,14 @@ class RunStream:
             del self._steps[next(iter(self._steps))]
         self._frame("run.step", **step)
 
-    def _frame(self, kind: str, **fields: Any) -> None:
+    def _frame(self, type_: str, /, **fields: Any) -> None:
         if self._jumped:
             self._pending.clear()  # the snapshot has it
             self.announce()
-            if kind == "run.delta":
+            if type_ == "run.delta":
                 return
         self.seq += 1
-        self._send({"type": kind, "seq": self.seq, **fields})
+        self._send({"type": type_, "seq": self.seq, **fields})
 
     def _send(self, frame: dict[str, Any]) -> None:
         if self.closed:
