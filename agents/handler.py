@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -45,6 +46,7 @@ class RunHandler:
         spec = registry.spec(row["name"], row["version"], row["definition"])
         rules = policy(row["mode"])
         tools = row["tools"]  # None where nothing was ever loaded
+        options = Options(attempts=rules.attempts(), streaming=rules.streaming())
         port = services.model_port()
         port.prices.learn(row["prices"] or {})
         journal = RunJournal(claim, row["journal_epoch"])
@@ -57,7 +59,7 @@ class RunHandler:
             port=port,
             toolbox=services.toolbox(tools["overrides"] if tools else {}),
             transport=stream.running(claim.job_id),
-            options=Options(max_batch_size=tools["max_batch_size"]) if tools else None,
+            options=replace(options, max_batch_size=tools["max_batch_size"]) if tools else options,
             limits=rules.limits(spec.limits, Budget.model_validate(row["budget"])),
             seed=row["seed"],
             elapsed_s=(datetime.now(UTC) - row["created_at"]).total_seconds(),
@@ -74,7 +76,8 @@ class RunHandler:
         except RunError as error:
             if _is_the_outages(error, journal):
                 return HandedBack()
-            return _failed(error, spec.name)
+            failed = _failed(error, spec.name)
+            return failed if rules.retries_job else replace(failed, retriable=False)
         problem = services.check_output(row["endpoint_definition"], result.output)
         if problem is not None:
             return Failed(problem, retriable=False)
