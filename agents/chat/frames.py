@@ -44,12 +44,15 @@ async def last(reply: Reply) -> str:
 
 
 def snapshot(reply: Reply) -> str:
-    """Return what the database has of a reply: at most a second old while it is written."""
+    """Return what the database has of a reply: at most a second old while it is written.
+
+    Of one that has ended its last frame follows.
+    """
     return encode(
         {
             "run_id": str(reply.run_id),
             "type": "run.snapshot",
-            "seq": reply.seq,
+            "seq": reply.seq - reply.has_ended,
             "text": reply.text,
             "steps": reply.steps,
             "message_id": str(reply.message_id),

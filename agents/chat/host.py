@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -83,16 +83,14 @@ class ChatHost:
             return
         self._ready.set()
         logger.info("the chat writes %d replies at a time", self.slots, extra={"action": "chat_started"})
-        async with asyncio.TaskGroup() as group:
-            for work in (
-                host.listen({wakeups.CHAT: self._woken}),
-                host.look_for_orphans(),
-                self._take_over(),
-                self._beat(),
-                self._save(),
-                self._relay.run(),
-            ):
-                group.create_task(work)
+        await asyncio.gather(
+            _again_and_again(lambda: host.listen({wakeups.CHAT: self._woken})),
+            _again_and_again(host.look_for_orphans),
+            _again_and_again(self._take_over),
+            _again_and_again(self._beat),
+            _again_and_again(self._save),
+            _again_and_again(self._relay.run),
+        )
 
     async def stop(self, grace_s: float) -> None:
         """Send the pages elsewhere, let replies finish for ``grace_s`` seconds, hand the rest back."""
@@ -399,6 +397,16 @@ class ChatHost:
                     }
                 )
             )
+
+
+async def _again_and_again(work: Callable[[], Awaitable[None]]) -> None:
+    """Go on with work that never ends, also after an error that nobody thought of: all replies rest on it."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            logger.exception("a part of the chat failed and begins anew", extra={"action": "chat_part_failed"})
+        await asyncio.sleep(1)
 
 
 def unavailable(detail: str, *, after_s: int = 3) -> Unavailable:

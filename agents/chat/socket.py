@@ -146,6 +146,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Take a frame; refuse in words what cannot be done."""
+        if self._chat is None:
+            return  # it was turned away
         said: dict[str, Any] = {}
         try:
             self._slow_down()

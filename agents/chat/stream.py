@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from agents.runtime.plain import plain
 from agents.runtime.ports import JOINT, StepKind, StepRecord
 from jobs.handlers import Claim
 
@@ -54,8 +55,6 @@ class RunStream:
         self.run_id = claim.job_id
         self.conversation_id = conversation_id
         self.message_id = message_id
-        #: What clients hold, or will hold once `flush` has run.
-        self.text = ""
         self.seq = (claim.fence - 1) * CLAIM_SEQS
         #: Of the last text that was stored.
         self.saved_seq = self.seq
@@ -65,6 +64,9 @@ class RunStream:
         self._clock = clock
         self._began = self._said_at = clock()
         self._flushed_at = float("-inf")
+        self._text = ""
+        #: What follows it: joined when somebody asks.
+        self._more: list[str] = []
         self._settled = ""
         self._pending: list[str] = []
         self._steps: dict[str, dict[str, Any]] = {step["key"]: step for step in steps or ()}
@@ -98,7 +100,8 @@ class RunStream:
         """Add a piece of the answer."""
         if self.first_token_ms is None and self.claim.fence == 1:
             self.first_token_ms = round((self._clock() - self._began) * 1000)
-        self.text += text
+        text = plain(text)  # as the database takes it
+        self._more.append(text)
         self._pending.append(text)
         if self._clock() - self._flushed_at >= FRAME_S:
             self.flush()
@@ -111,14 +114,26 @@ class RunStream:
         if whole != self.text:
             # Written by an earlier claim. Clients hold something else: they get a snapshot before what comes next.
             self._pending.clear()
-            self.text, self._jumped = whole, True
+            self._write(whole)
+            self._jumped = True
         self._settled = whole
 
     async def withdraw(self, reason: str) -> None:
         """Take back what is not settled."""
         self._pending.clear()
-        self.text = self._settled
+        self._write(self._settled)
         self._frame("run.withdrawn", reason=reason, text=self.text)
+
+    @property
+    def text(self) -> str:
+        """What clients hold, or will hold once `flush` has run."""
+        if self._more:
+            self._write(self._text + "".join(self._more))
+        return self._text
+
+    def _write(self, text: str) -> None:
+        self._text = text
+        self._more.clear()
 
     # --- what clients are told ----------------------------------------------------------------------------------
 
