@@ -37,6 +37,19 @@ FLUSH_POLL_S = 0.01
 CLOSING_S = HAND_BACK_S + 2 * LAST_WORDS_S + 3 * CLOSE_SECONDS
 
 
+class Port(tcp.Port):
+    """Accepts one connection at a time. Twisted's takes up to a hundred, and leaves none to who shares the socket."""
+
+    @property
+    def numberAccepts(self) -> int:  # noqa: N802
+        """Return how many to accept before others have their turn."""
+        return 1
+
+    @numberAccepts.setter
+    def numberAccepts(self, learned: int) -> None:  # noqa: N802
+        """Keep it at one."""
+
+
 class Server(Daphne):
     """Daphne on a socket that already listens."""
 
@@ -62,7 +75,10 @@ class Server(Daphne):
         """Begin to accept connections."""
         sockets.prepare(self.ws_factory)
         self.http_factory = Factory(self)  # type: ignore[no-untyped-call]
-        self.port = reactor.adoptStreamPort(self.listener.fileno(), self.listener.family, self.http_factory)
+        self.port = cast(Any, Port)._fromListeningDescriptor(
+            reactor, self.listener.fileno(), self.listener.family, self.http_factory
+        )
+        self.port.startListening()
         self.listener.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             twisted_loop.add_signal_handler(number, self.begin_to_stop)

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from tests.support.processes import eventually
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
 until = partial(eventually, within_s=DEADLINE_S)
+#: Connections to see whether two processes share them.
+SHARED = 200
 COMMANDS = ("web", "worker", "scheduler")
 
 
@@ -132,6 +135,15 @@ def parent(pid: int) -> int | None:
         return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
     except OSError:
         return None
+
+
+def sockets(pid: int) -> int:
+    """Return how many sockets a process has open."""
+    found = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found += os.readlink(entry).startswith("socket:")
+    return found
 
 
 def living(data_dir: Path) -> list[str]:
@@ -319,6 +331,14 @@ def test_web_processes_share_the_port_and_each_is_started_again_by_itself(folder
         first = set(many.children("web"))
         assert len(first) == 2
         until(lambda: many.serving_chat() == first)
+        before = {pid: sockets(pid) for pid in first}
+        with ExitStack() as stack:
+            for _ in range(SHARED):
+                stack.enter_context(socket.create_connection(("127.0.0.1", many.port)))
+            # Connections to the databases come and go meanwhile.
+            until(lambda: sum(sockets(pid) - before[pid] for pid in first) > SHARED - 20)
+            # One alone would take nearly all of them, were it not for our `Port`.
+            assert min(sockets(pid) - before[pid] for pid in first) > SHARED / 10
         killed = min(first)
         os.kill(killed, signal.SIGKILL)
         # Whoever comes meanwhile is served by the other.
