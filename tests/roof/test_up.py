@@ -142,7 +142,7 @@ def sockets(pid: int) -> int:
     found = 0
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
-            found += os.readlink(entry).startswith("socket:")
+            found += str(entry.readlink()).startswith("socket:")
     return found
 
 
