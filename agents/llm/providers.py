@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import httpx2
+from openai.types.responses import ResponseStreamEvent
 from pydantic_ai.models import Model, create_async_httpx2_client
 from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
@@ -49,7 +51,15 @@ def model(name: str, env: Mapping[str, str], http: httpx2.AsyncClient) -> Model[
     base = env.get("OPENAI_BASE_URL") or OPENAI_URL
     openai = OpenAIProvider(base_url=base, api_key=env.get("OPENAI_API_KEY") or "none-needed", http_client=http)
     if provider == "openai-responses" or (provider == "openai" and base == OPENAI_URL):
+        _build_events()
         return OpenAIResponsesModel(model_name, provider=openai)
     own = bool(_OPENAIS_OWN.match(model_name))
     profile = OpenAIModelProfile(openai_chat_supports_max_completion_tokens=own)
     return OpenAIChatModel(model_name, provider=openai, profile=profile)
+
+
+@functools.cache
+def _build_events() -> None:
+    """Build the validators of the events of a Responses stream: the first stream would hold up the loop with it."""
+    for kind in get_args(get_args(ResponseStreamEvent)[0]):
+        kind.model_rebuild()

@@ -1,11 +1,16 @@
-"""A server on loopback that speaks Anthropic's Messages API, well or badly, as a test says."""
+"""A server on loopback that speaks Anthropic's Messages API, well or badly, as a test says.
+
+By hand: ``python -m tests.support.anthropic_server [PORT] [FIRST_TOKEN_S] [TOKEN_S]``.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.http_server import Exchange
+from tests.support.http_server import Exchange, serve_until_stopped
 from tests.support.openai_server import Fault, OpenAIServer, Says, bad_json, hangs_up, stalls
 
 __all__ = ["AnthropicServer", "Fault", "Says", "bad_json", "fails", "hangs_up", "stalls"]
@@ -33,9 +38,12 @@ class AnthropicServer(OpenAIServer):
         answer = self.script.popleft() if self.script else self.says
         if not isinstance(answer, Says):
             await answer(exchange)
-        elif exchange.request.json().get("stream"):
-            await _stream(exchange, answer, exchange.request.json())
+            return
+        await asyncio.sleep(self.first_token_s)
+        if exchange.request.json().get("stream"):
+            await _stream(exchange, answer, exchange.request.json(), self.token_s)
         else:
+            await asyncio.sleep(self.token_s * len(answer.pieces()))
             await exchange.json(_message(answer, exchange.request.json()))
 
 
@@ -57,7 +65,7 @@ def _message(says: Says, asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _stream(exchange: Exchange, says: Says, asked: dict[str, Any]) -> None:
+async def _stream(exchange: Exchange, says: Says, asked: dict[str, Any], token_s: float) -> None:
     async def event(kind: str, **data: Any) -> None:
         await exchange.event({"type": kind, **data}, kind)
 
@@ -81,6 +89,7 @@ async def _stream(exchange: Exchange, says: Says, asked: dict[str, Any]) -> None
         for delta in deltas:
             if await _misbehaves(exchange, says, sent):
                 return
+            await asyncio.sleep(token_s)
             await event("content_block_delta", index=index, delta=delta)
             sent += 1
         await event("content_block_stop", index=index)
@@ -107,3 +116,8 @@ async def _misbehaves(exchange: Exchange, says: Says, sent: int) -> bool:
     else:
         return False
     return True
+
+
+if __name__ == "__main__":
+    port, first, each = [*sys.argv[1:], "0", "0", "0"][:3]
+    serve_until_stopped(AnthropicServer(port=int(port), first_token_s=float(first), token_s=float(each)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -44,8 +45,9 @@ class Exchange:
         self._reader = reader
         self._writer = writer
         self.keep_alive = True
-        #: True once the client hung up before the answer was complete.
+        #: True once the client hung up before the answer was complete, and when that was (``time.monotonic``).
         self.abandoned = False
+        self.left_at: float | None = None
 
     async def reply(
         self, body: bytes | str, *, status: int = 200, media_type: str = "text/html", headers: Mapping[str, str] = {}
@@ -84,8 +86,13 @@ class Exchange:
     async def stall(self) -> None:
         """Say nothing more until the client hangs up or the server stops."""
         await self._reader.read(1)
-        self.abandoned = True
+        self.leave()
         self.keep_alive = False
+
+    def leave(self) -> None:
+        """Note that the client hung up."""
+        if not self.abandoned:
+            self.abandoned, self.left_at = True, time.monotonic()
 
     def cut(self) -> None:
         """Break the connection off."""
@@ -100,6 +107,29 @@ class Exchange:
         self._writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
 
+class _Connection(asyncio.StreamReaderProtocol):
+    """Tells at once when the client hangs up, also while nobody reads or writes."""
+
+    def __init__(self, server: HttpServer, connected: Callable[..., None]) -> None:
+        self._server = server
+        self._source = asyncio.StreamReader()
+        super().__init__(self._source, connected)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._server.connections += 1
+        self._server.open += 1
+        super().connection_made(transport)
+
+    def eof_received(self) -> bool | None:
+        self._server.hung_up(self._source)
+        return super().eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._server.open -= 1
+        self._server.hung_up(self._source)
+        super().connection_lost(error)
+
+
 @dataclass
 class HttpServer:
     """Serves on 127.0.0.1 while it is entered. Subclasses write `handle`."""
@@ -110,7 +140,11 @@ class HttpServer:
     #: Requests that are being answered now, and the most there ever were at once.
     busy: int = 0
     busiest: int = 0
+    #: Connections ever made, and those that are open now.
     connections: int = 0
+    open: int = 0
+    _answering: dict[asyncio.StreamReader, Exchange] = field(default_factory=dict)
+    _telling: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer."""
@@ -152,13 +186,13 @@ class HttpServer:
         transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self.connections += 1
             transports.add(writer.transport)
-            task = asyncio.get_running_loop().create_task(self._talk(reader, writer))
+            task = loop.create_task(self._talk(reader, writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(connected, "127.0.0.1", self.port)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Connection(self, connected), "127.0.0.1", self.port)
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await self._stop.wait()
@@ -179,19 +213,30 @@ class HttpServer:
                 self.exchanges.append(exchange)
                 self.busy += 1
                 self.busiest = max(self.busiest, self.busy)
+                self._answering[reader] = exchange
                 await self._tell()
                 try:
                     await self.handle(exchange)
                 finally:
                     self.busy -= 1
+                    self._answering.pop(reader, None)
                 if not exchange.keep_alive:
                     return
         except (ConnectionError, asyncio.IncompleteReadError):
             if self.exchanges:
-                self.exchanges[-1].abandoned = True
+                self.exchanges[-1].leave()
         finally:
             writer.close()
             await self._tell()
+
+    def hung_up(self, reader: asyncio.StreamReader) -> None:
+        """Note that a client hung up: what it was being answered is abandoned."""
+        exchange = self._answering.pop(reader, None)
+        if exchange is not None and exchange.keep_alive:  # else it was cut off from here
+            exchange.leave()
+        task = self._loop.create_task(self._tell())
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _tell(self) -> None:
         async with self._changed:

@@ -112,7 +112,7 @@ class OpenAIServer(HttpServer):
         await asyncio.sleep(self.first_token_s)
         asked = exchange.request.json()
         if exchange.request.path.endswith("/responses"):
-            speak = _stream_response if asked.get("stream") else _response
+            speak = self._stream_response if asked.get("stream") else _response
         else:
             speak = self._stream if asked.get("stream") else self._whole
         await speak(exchange, answer, asked)
@@ -154,6 +154,39 @@ class OpenAIServer(HttpServer):
         if says.usage and (asked.get("stream_options") or {}).get("include_usage"):
             await exchange.event(head | {"choices": []} | _usage(says))
         await exchange.event("[DONE]")
+        await exchange.end()
+
+    async def _stream_response(self, exchange: Exchange, says: Says, asked: dict[str, Any]) -> None:
+        number = 0
+
+        async def event(kind: str, **data: Any) -> None:
+            nonlocal number
+            await exchange.event({"type": kind, "sequence_number": number, **data}, kind)
+            number += 1
+
+        await exchange.begin()
+        await event("response.created", response=_response_body(says, asked, "in_progress"))
+        at = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+        item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+        part = {"type": "output_text", "text": "", "annotations": []}
+        if says.text:
+            await event("response.output_item.added", output_index=0, item=item)
+            await event("response.content_part.added", **at, part=part)
+        for sent, piece in enumerate(says.pieces()):
+            if await _misbehaves(exchange, says, sent):
+                return
+            await asyncio.sleep(self.token_s)
+            await event("response.output_text.delta", **at, delta=piece, logprobs=[])
+        for i, made in enumerate(_response_body(says, asked, "completed")["output"]):
+            if made["type"] == "function_call":
+                await event("response.output_item.added", output_index=i, item={**made, "arguments": ""})
+                where = {"item_id": made["id"], "output_index": i}
+                await event("response.function_call_arguments.delta", **where, delta=made["arguments"])
+                await event(
+                    "response.function_call_arguments.done", **where, arguments=made["arguments"], name=made["name"]
+                )
+            await event("response.output_item.done", output_index=i, item=made)
+        await event(f"response.{_status(says)}", response=_response_body(says, asked, _status(says)))
         await exchange.end()
 
 
@@ -225,39 +258,6 @@ async def _response(exchange: Exchange, says: Says, asked: dict[str, Any]) -> No
 
 def _status(says: Says) -> str:
     return "incomplete" if says.reason == "length" else "completed"
-
-
-async def _stream_response(exchange: Exchange, says: Says, asked: dict[str, Any]) -> None:
-    number = 0
-
-    async def event(kind: str, **data: Any) -> None:
-        nonlocal number
-        await exchange.event({"type": kind, "sequence_number": number, **data}, kind)
-        number += 1
-
-    await exchange.begin()
-    await event("response.created", response=_response_body(says, asked, "in_progress"))
-    at = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
-    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-    part = {"type": "output_text", "text": "", "annotations": []}
-    if says.text:
-        await event("response.output_item.added", output_index=0, item=item)
-        await event("response.content_part.added", **at, part=part)
-    for sent, piece in enumerate(says.pieces()):
-        if await _misbehaves(exchange, says, sent):
-            return
-        await event("response.output_text.delta", **at, delta=piece, logprobs=[])
-    for i, made in enumerate(_response_body(says, asked, "completed")["output"]):
-        if made["type"] == "function_call":
-            await event("response.output_item.added", output_index=i, item={**made, "arguments": ""})
-            where = {"item_id": made["id"], "output_index": i}
-            await event("response.function_call_arguments.delta", **where, delta=made["arguments"])
-            await event(
-                "response.function_call_arguments.done", **where, arguments=made["arguments"], name=made["name"]
-            )
-        await event("response.output_item.done", output_index=i, item=made)
-    await event(f"response.{_status(says)}", response=_response_body(says, asked, _status(says)))
-    await exchange.end()
 
 
 if __name__ == "__main__":
