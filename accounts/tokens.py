@@ -20,6 +20,8 @@ SCOPES = {
     "tasks:read": "See tasks, their steps and their events.",
     "tasks:write": "Submit, cancel and redrive tasks.",
     "agents:read": "List agents and endpoints.",
+    "chat:read": "Read one's own conversations.",
+    "chat:write": "Begin, rename and delete one's own conversations, and send messages in them.",
 }
 
 MARK = "astra_"

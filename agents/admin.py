@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 
 from accounts.actors import actor_of
 from agents import queries
-from agents.models import AgentVersion, ConfigLoad, Endpoint, Memory, Run, Score, Step
+from agents.models import AgentVersion, ConfigLoad, Conversation, Endpoint, Memory, Message, Run, Score, Step
 from agents.queries import TaskFilter
 from audit import trail
 from audit.history_admin import HistoryAdmin, LargeTableAdmin, short_id
@@ -131,6 +131,52 @@ class StepAdmin(HistoryAdmin[Step]):
         return format_html(
             '<a href="{}">{}</a>', reverse("admin:agents_run_change", args=[step.run_id]), short_id(step.run_id)
         )
+
+
+@admin.register(Conversation)
+class ConversationAdmin(HistoryAdmin[Conversation]):
+    """Who chats with what. Its owner renames and deletes it."""
+
+    list_display = ("id", "title", "user", "endpoint", "created_at", "updated_at")
+    list_select_related = ("user", "endpoint")
+    search_fields = ("=user__username",)
+    search_help_text = "A user's name"
+    ordering = ("-id",)
+    readonly_fields = ("messages_link",)
+
+    @admin.display(description="messages")
+    def messages_link(self, conversation: Conversation) -> SafeString:
+        """Return a link to what was said."""
+        return format_html(
+            '<a href="{}?conversation__exact={}">Show its messages</a>',
+            reverse("admin:agents_message_changelist"),
+            conversation.pk,
+        )
+
+
+@admin.register(Message)
+class MessageAdmin(HistoryAdmin[Message]):
+    """What was said. Only its owner may delete it, with its conversation."""
+
+    list_display = ("id", "conversation_id", "place", "role", "status", "beginning", "run_id", "created_at")
+    list_filter = ("role", "status")
+    search_fields = ("conversation__id",)
+    search_help_text = "A conversation's id or the beginning of it"
+    ordering = ("-id",)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Message], search_term: str
+    ) -> tuple[QuerySet[Message], bool]:
+        """Find what was said in a conversation."""
+        if not search_term.strip():
+            return queryset, False
+        found = by_id(search_term, "conversation_id")
+        return (queryset.filter(found) if found else queryset.none()), False
+
+    @admin.display(description="text")
+    def beginning(self, message: Message) -> str:
+        """Return the beginning of its text."""
+        return message.text[:80]
 
 
 @admin.register(Score)

@@ -107,9 +107,11 @@ def list_tasks(
     cursor: Annotated[QueryText, Query("", description="`next_cursor` of the page before.")],
     limit: Annotated[int, Query(50, ge=1, le=200)],
 ) -> TaskList:
-    """List your tasks, newest first; an operator sees everybody's."""
+    """List your tasks, newest first; an operator sees everybody's. A chat's runs only with its ``endpoint``."""
     wanted = queries.TaskFilter([state for state in status if state], endpoint, agent, q)
     runs = queries.matching(queries.visible_to(_caller(request).user), wanted)
+    if not endpoint:
+        runs = queries.submitted(runs)
     try:
         page = queries.page(runs.defer("output"), cursor=cursor, limit=limit)
     except queries.BadCursor as error:

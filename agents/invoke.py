@@ -60,7 +60,8 @@ class UnknownEndpoint(Problem):
 class ModeNotAllowed(Problem):
     """The endpoint exists, but its mode is not the one that this call serves.
 
-    Tasks are submitted to endpoints of mode `async-queue`. The detail names one of the same agent where there is one.
+    Tasks are submitted to endpoints of mode `async-queue`, conversations go on with those of mode `streaming-sync`. The
+    detail names one of the same agent where there is one.
     """
 
     slug, title, status = "mode-not-allowed", "The endpoint is of another mode", 409

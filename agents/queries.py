@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -17,6 +17,7 @@ from django.db.models.functions import Left
 
 from accounts import roles
 from agents.models import SEARCHED_INPUT, AgentVersion, Endpoint, Run, Step
+from agents.modes import POLICIES
 from jobs.models import Job
 from jobs.states import State
 
@@ -82,6 +83,12 @@ def matching(runs: QuerySet[Run], wanted: TaskFilter) -> QuerySet[Run]:
     return runs
 
 
+def submitted(runs: QuerySet[Run]) -> QuerySet[Run]:
+    """Leave out runs that nobody submitted as a task: the replies of a chat are runs too."""
+    modes = [policy.mode.value for policy in POLICIES.values() if policy.concurrency.entrance == "tasks"]
+    return runs.filter(mode__in=modes)
+
+
 def ids_of(rows: QuerySet[Any]) -> list[int]:
     """Return the ids of a few rows that a list is filtered by."""
     return list(rows.values_list("pk", flat=True))
@@ -94,10 +101,10 @@ def page(runs: QuerySet[Run], *, cursor: str = "", limit: int = 50) -> Page[Run]
         BadCursor: it was not made here.
     """
     if cursor:
-        runs = runs.filter(job_id__lt=_decode(cursor, UUID))
+        runs = runs.filter(job_id__lt=decode(cursor, UUID))
     found = list(runs[: limit + 1])
     more = len(found) > limit
-    return Page(found[:limit], _encode(found[limit - 1].job_id) if more else None)
+    return Page(found[:limit], encode(found[limit - 1].job_id) if more else None)
 
 
 def steps(run: Run, *, epoch: int | None = None, cursor: str = "", limit: int = 50, whole: bool = True) -> Page[Step]:
@@ -114,10 +121,10 @@ def steps(run: Run, *, epoch: int | None = None, cursor: str = "", limit: int = 
     if not whole:
         found = found.defer("input", "output").annotate(about=_ABOUT)
     if cursor:
-        found = found.filter(id__gt=_decode(cursor, int))
+        found = found.filter(id__gt=decode(cursor, int))
     rows = list(found[: limit + 1])
     more = len(rows) > limit
-    return Page(rows[:limit], _encode(rows[limit - 1].pk) if more else None)
+    return Page(rows[:limit], encode(rows[limit - 1].pk) if more else None)
 
 
 def attempt(job: Job) -> int:
@@ -171,12 +178,18 @@ def search(runs: QuerySet[Run], text: str) -> QuerySet[Run]:
     return runs.filter(pk__in=rare) if len(rare) <= RARE_UP_TO else runs.filter(holds)
 
 
-def _encode(value: object) -> str:
+def encode(value: object) -> str:
+    """Return a cursor that holds a value."""
     return base64.urlsafe_b64encode(str(value).encode()).decode().rstrip("=")
 
 
-def _decode(cursor: str, kind: type[T]) -> T:
+def decode(cursor: str, kind: Callable[[str], T]) -> T:
+    """Return what a cursor holds, made of its text by ``kind``.
+
+    Raises:
+        BadCursor: it was not made by `encode`, or holds something else.
+    """
     try:
-        return kind(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode())  # type: ignore[call-arg]
+        return kind(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode())
     except (ValueError, binascii.Error):
         raise BadCursor("This cursor was not made by this list.") from None

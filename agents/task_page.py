@@ -14,6 +14,7 @@ from accounts import roles
 from agents import answer, queries
 from agents.answer import Answer
 from agents.models import Run, Step
+from agents.modes import policy
 from agents.queries import BadCursor, Page
 from jobs.models import Job, JobEvent, Wait
 from jobs.states import ENDED, LIVE, REDRIVABLE, State
@@ -103,7 +104,7 @@ class TaskPage:
     @property
     def can_edit(self) -> bool:
         """Whether it can be run again with another input."""
-        return self.job.state in REDRIVABLE
+        return self.job.state in REDRIVABLE and policy(self.run.mode).concurrency.entrance == "tasks"
 
     @property
     def can_discard(self) -> bool:

@@ -30,6 +30,7 @@ from accounts.problems import (
 )
 from agents import payload
 from agents.api import declared, router
+from agents.chat.api import router as conversations
 from agents.runtime.errors import BadInput, RunError
 from astra_site import problems, request_id
 
@@ -71,13 +72,14 @@ class Api(NinjaAPI):
 api = Api(
     title="Astra",
     version="1",
-    description="Submit tasks to agents, follow them, steer them. Errors are RFC 9457 problems.",
+    description="Submit tasks to agents, follow them, steer them; chat. Errors are RFC 9457 problems.",
     urls_namespace="api",
     docs_url=None,
     parser=StrictParser(),
 )
 api.add_router("", router)
 api.add_router("", declared)
+api.add_router("", conversations)
 
 
 @api.exception_handler(Problem)

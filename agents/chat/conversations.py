@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
@@ -15,6 +16,7 @@ from agents import invoke, payload, registry
 from agents.chat.forgetting import forget
 from agents.models import Conversation, Message
 from agents.payload import bad_input
+from agents.queries import Page, decode, encode
 from audit import trail
 from audit.trail import Actor
 from jobs import script
@@ -64,6 +66,47 @@ def create(user: AbstractBaseUser, endpoint: str = DEFAULT_ENDPOINT, *, key: str
     if given:
         return Conversation.objects.get_or_create(**given, defaults={"user_id": user.pk, "endpoint_id": found.id})[0]
     return Conversation.objects.create(user_id=user.pk, endpoint_id=found.id)
+
+
+def page(user: AbstractBaseUser, *, cursor: str = "", limit: int = 50) -> Page[Conversation]:
+    """Return one page of a person's conversations, the last one used first.
+
+    Raises:
+        BadCursor: it was not made here.
+    """
+    found = owned_by(user)
+    if cursor:
+        at, last = decode(cursor, _position)
+        found = found.filter(updated_at__lte=at).exclude(updated_at=at, pk__gte=last)
+    rows = list(found[: limit + 1])
+    more = len(rows) > limit
+    end = rows[limit - 1] if more else None
+    return Page(rows[:limit], encode(f"{end.updated_at.isoformat()} {end.pk}") if end else None)
+
+
+def _position(text: str) -> tuple[datetime, UUID]:
+    at, _, last = text.partition(" ")
+    return datetime.fromisoformat(at).astimezone(UTC), UUID(last)
+
+
+def messages(conversation: Conversation, *, cursor: str = "", limit: int = 50) -> Page[Message]:
+    """Return one page of what was said, newest first.
+
+    Raises:
+        BadCursor: it was not made here.
+    """
+    found = Message.objects.filter(conversation=conversation).order_by("-place")
+    if cursor:
+        found = found.filter(place__lt=decode(cursor, _place))
+    rows = list(found[: limit + 1])
+    more = len(rows) > limit
+    return Page(rows[:limit], encode(rows[limit - 1].place) if more else None)
+
+
+def _place(text: str) -> int:
+    if not 0 <= (place := int(text)) <= 2_147_483_647:
+        raise ValueError("there is no such place")
+    return place
 
 
 def title_from(text: str) -> str:

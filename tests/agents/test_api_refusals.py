@@ -18,6 +18,7 @@ from tests.support.people import bearer, person
 pytestmark = pytest.mark.django_db
 
 TASKS = "/api/v1/tasks"
+CHATS = "/api/v1/conversations"
 GOOD = json.dumps({"endpoint": "help.v1", "input": "hello"})
 
 
@@ -86,6 +87,11 @@ def test_a_revoked_token_is_refused() -> None:
         ("tasks:write", "post", f"{TASKS}/00000000-0000-0000-0000-000000000000/redrive"),
         ("agents:read", "get", "/api/v1/agents"),
         ("agents:read", "get", "/api/v1/endpoints"),
+        ("chat:read", "get", CHATS),
+        ("chat:read", "get", f"{CHATS}/00000000-0000-0000-0000-000000000000"),
+        ("chat:write", "post", CHATS),
+        ("chat:write", "patch", f"{CHATS}/00000000-0000-0000-0000-000000000000"),
+        ("chat:write", "delete", f"{CHATS}/00000000-0000-0000-0000-000000000000"),
     ],
 )
 def test_every_call_needs_its_own_scope(scope: str, method: str, path: str) -> None:

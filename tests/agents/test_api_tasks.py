@@ -18,12 +18,14 @@ from agents.invoke import MAX_URGENT
 from agents.models import Run, Step
 from audit.models import AuditEntry
 from jobs.models.job import Job
+from tests.support import tasks
 from tests.support.configs import BASE, load
 from tests.support.people import bearer, person
 
 pytestmark = pytest.mark.django_db
 
 TASKS = "/api/v1/tasks"
+CHAT = "  chat.v1: {agent: helper, mode: streaming-sync, escape: help.v1}\n"
 
 
 class Caller:
@@ -408,6 +410,7 @@ def test_endpoints_are_listed_with_their_schemas(alice: Caller) -> None:
         "input": body["items"][0]["input"],
         "output": None,
         "request_size": {"max": 20, "of": "things"},
+        "escape": None,
     }
     assert body["items"][0]["input"]["properties"]["things"] == {"type": "integer"}
 
@@ -465,3 +468,35 @@ def test_only_a_few_urgent_tasks_of_a_user_may_wait_and_any_number_of_an_operato
     assert [boss.post(TASKS, urgent)[0] for _ in range(MAX_URGENT + 1)] == [202] * (MAX_URGENT + 1)
     Job.objects.filter(user=alice.user, priority=0).update(state="cancelled", finished_at=timezone.now())
     assert alice.post(TASKS, urgent)[0] == 202
+
+
+def test_the_runs_of_a_chat_are_no_tasks_but_are_found_by_its_endpoint(
+    alice: Caller, bob: Caller, boss: Caller
+) -> None:
+    load(BASE + CHAT)
+    submitted = alice.submit()
+    reply = str(tasks.task("succeeded", user=alice.user, endpoint="chat.v1", output={"text": "Hello."}).pk)
+    for caller in (alice, boss):
+        assert [item["task_id"] for item in caller.get(TASKS)[1]["items"]] == [submitted]
+        assert [item["task_id"] for item in caller.get(TASKS, agent="helper")[1]["items"]] == [submitted]
+        assert [item["task_id"] for item in caller.get(TASKS, endpoint="chat.v1")[1]["items"]] == [reply]
+        assert caller.get(f"{TASKS}/{reply}")[1]["result"] == {"text": "Hello."}
+    assert bob.get(TASKS, endpoint="chat.v1")[1]["items"] == []
+    assert bob.get(f"{TASKS}/{reply}")[0] == 404
+
+
+def test_a_chat_takes_no_task_and_names_the_endpoint_that_does(alice: Caller) -> None:
+    load(BASE + CHAT)
+    status, problem = alice.post(TASKS, {"endpoint": "chat.v1", "input": "hi"})
+    assert (status, problem["type"]) == (409, "/problems/mode-not-allowed")
+    assert problem["detail"].startswith("chat.v1 is of mode streaming-sync. Use ")
+    assert "chat" not in problem["detail"].partition("Use ")[2]
+
+
+def test_a_reply_of_a_chat_is_redriven_as_it_is_and_never_with_another_input(alice: Caller) -> None:
+    load(BASE + CHAT)
+    reply = tasks.task("dead", user=alice.user, endpoint="chat.v1", lane="chat", home_lane="chat").pk
+    status, problem = alice.post(f"{TASKS}/{reply}/redrive", {"input": "Something else."})
+    assert (status, problem["type"]) == (409, "/problems/edited-in-conversation")
+    assert Run.objects.count() == 1
+    assert alice.post(f"{TASKS}/{reply}/redrive", {"from": "start"})[0] == 202

@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from accounts import tokens
 from accounts.models import ApiToken
-from agents.models import Memory, Score
+from agents.models import Conversation, Memory, Message, Score
 from audit.models import AuditEntry
 from audit.trail import SYSTEM
 from jobs.models import Hold, Job, Wait
@@ -41,6 +41,8 @@ def full(ulla: User) -> None:
     Wait.objects.create(job=task("waiting").job, kind="person", key="approve")
     Hold.objects.create(key="agent:helper", reason="paused", placed_by="olga")
     Memory.objects.create(user=ulla, agent="helper", text="likes tea")
+    chat = Conversation.objects.create(user=ulla, endpoint=run.endpoint, title="Tea")
+    Message.objects.create(conversation=chat, place=1, role="user", text="I like tea.", run=run)
     tokens.create(ulla, actor=SYSTEM, name="laptop")
     fleet()
 
