@@ -110,6 +110,7 @@ class RunStream:
 
     async def part(self, text: str) -> None:
         """Settle what was written so far."""
+        text = plain(text)
         whole = f"{self._settled}{JOINT}{text}" if self._settled else text
         if whole != self.text:
             # Written by an earlier claim. Clients hold something else: they get a snapshot before what comes next.
@@ -161,6 +162,9 @@ class RunStream:
 
     def announce(self) -> None:
         """Send everybody a snapshot of its own number."""
+        if self.closed:
+            return
+        self._pending.clear()  # the snapshot has it
         self._jumped = False
         self.seq += 1
         self._send(self._snapshot())
@@ -200,8 +204,9 @@ class RunStream:
         self._frame("run.step", **step)
 
     def _frame(self, type_: str, /, **fields: Any) -> None:
+        if self.closed:
+            return
         if self._jumped:
-            self._pending.clear()  # the snapshot has it
             self.announce()
             if type_ == "run.delta":
                 return
@@ -238,15 +243,15 @@ class Ticker:
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        due, self._due, self._timer = self._due, set(), None
+        due, self._due = self._due, set()
         for stream in due:
             try:
                 stream.flush()
             except Exception:
                 logger.exception("a stream could not be flushed", extra={"action": "flush_failed"})
         took = loop.time() - began
-        if self._due or took > self._every_s / 2:
-            self._timer = loop.call_later(max(self._every_s, took), self._tick)
+        rests = not self._due and took <= self._every_s / 2
+        self._timer = None if rests else loop.call_later(max(self._every_s, took), self._tick)
 
 
 #: The replies that this process writes, by run.
