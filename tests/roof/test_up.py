@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -198,6 +199,25 @@ def test_the_first_start_shows_the_demo_users_passwords_and_they_let_one_in(astr
         assert style
         assert client.get(style[1]).status_code == 200
         assert "immutable" in client.get(style[1]).headers["cache-control"]
+
+
+def test_forty_wrong_sign_ins_at_once_leave_room_for_everybody_else(astra: Astra) -> None:
+    together = threading.Barrier(40)
+
+    def sign_in(number: int) -> int:
+        with httpx.Client(base_url=astra.url, timeout=DEADLINE_S) as client:
+            client.get("/accounts/login/")
+            form = {"username": f"nobody {number}", "password": "x", "csrfmiddlewaretoken": client.cookies["csrftoken"]}
+            together.wait(DEADLINE_S)
+            return client.post("/accounts/login/", data=form, headers={"Referer": astra.url}).status_code
+
+    with ThreadPoolExecutor(40) as pool:
+        attempts = [pool.submit(sign_in, number) for number in range(40)]
+        until(lambda: any(attempt.done() for attempt in attempts))
+        # It asks the database, and is answered while others wait for their turn.
+        assert httpx.get(f"{astra.url}/readyz", timeout=5).json()["checks"]["database"] == "ok"
+        statuses = [attempt.result() for attempt in attempts]
+    assert set(statuses) == {200, 503}
 
 
 def test_nobody_but_the_owner_can_look_into_the_data_directory(astra: Astra) -> None:
