@@ -7,11 +7,11 @@ from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
 from accounts import login, preferences
+from agents.chat import views as chat
 from astra_site import health, problems
-from astra_site.console import views as console
 
 urlpatterns = [
-    path("", console.home, name="home"),
+    path("", chat.new, name="home"),
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
     path("accounts/login/", login.LoginView.as_view(), name="login"),
@@ -20,10 +20,10 @@ urlpatterns = [
     path("admin/login/", login.for_admin),
     path("admin/", admin.site.urls),
     path("api/v1/", include("astra_site.api")),
+    path("chat/", include("agents.chat.urls")),
     path("console/", include("astra_site.console.urls")),
     path("problems/", problems.index, name="problems"),
     path("problems/<slug:slug>", problems.explain, name="problem"),
 ]
-
 handler400 = "astra_site.outage.bad_request"
 handler500 = "astra_site.outage.server_error"

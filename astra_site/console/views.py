@@ -1,22 +1,16 @@
-"""The overview, and the way to a person's first page."""
+"""The overview."""
 
 from __future__ import annotations
 
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from accounts import roles
 from astra_site.console.overview import gather
 from astra_site.console.verdict import judge
-
-
-@require_safe
-def home(request: HttpRequest) -> HttpResponse:
-    """Go to where the person's work is."""
-    return redirect("overview" if roles.is_operator(request.user) else "tasks")
 
 
 @require_safe

@@ -63,7 +63,9 @@ def test_changing_the_theme_leads_to_no_other_site(db: None, back: str) -> None:
     assert Client().post("/accounts/theme/", {"theme": "dark", "next": back})["Location"] == "/"
 
 
-@pytest.mark.parametrize(("role", "links"), [(roles.OPERATOR, {"Overview", "Tasks"}), (roles.USER, {"Tasks"})])
+@pytest.mark.parametrize(
+    ("role", "links"), [(roles.OPERATOR, {"Chat", "Overview", "Tasks"}), (roles.USER, {"Chat", "Tasks"})]
+)
 def test_the_navigation_shows_what_a_role_may_see(db: None, role: str, links: set[str]) -> None:
     client = Client()
     client.force_login(person("somebody", role))

@@ -174,11 +174,9 @@ def test_the_overview_is_for_operators_and_says_so_in_words(user: Client) -> Non
     assert b"ulla" in page.content
 
 
-def test_the_first_page_is_the_overview_for_an_operator_and_the_tasks_for_a_user(
-    operator: Client, user: Client
-) -> None:
-    assert operator.get("/")["Location"] == "/console/"
-    assert user.get("/")["Location"] == "/console/tasks/"
+def test_the_first_page_is_the_chat_for_everybody(operator: Client, user: Client) -> None:
+    for browser in (operator, user):
+        assert b'id="composer"' in browser.get("/").content
 
 
 def test_a_visitor_is_asked_to_sign_in_and_brought_back(db: None) -> None:

@@ -1,0 +1,158 @@
+// One reply while it is written: takes the frames of its run in order, and shows them.
+(() => {
+  "use strict";
+  const chat = (globalThis.astraChat ??= {});
+  const RESUME_MS = 3_000;
+  const SHOWN_KINDS = new Set(["tool", "step"]);
+
+  const duration = (ms) => {
+    if (ms < 999.5) return `${Math.max(0, Math.round(ms))} ms`;
+    if (ms < 59_950) return `${(ms / 1000).toFixed(1)} s`;
+    const whole = Math.round(ms / 1000);
+    return `${Math.floor(whole / 60)} min ${String(whole % 60).padStart(2, "0")} s`;
+  };
+  const readable = (name) => {
+    const words = String(name ?? "").replace(/[_-]+/g, " ").trim() || "a tool";
+    return words[0].toUpperCase() + words.slice(1);
+  };
+
+  chat.Reply = class {
+    #text;
+    #resumedAt = 0;
+
+    // article: as the server rendered it, or made from the template. log: makes lines and knows the addresses.
+    constructor(article, log, { resume, changed }) {
+      Object.assign(this, { article, log, resume, changed });
+      this.runId = article.dataset.runId;
+      this.seq = Number(article.dataset.seq ?? -1);
+      this.ended = article.dataset.status !== "writing";
+      this.waiting = false;
+      this.stopping = false;
+      this.beganAt = Date.now();
+      this.steps = article.querySelector(".chat-steps");
+      this.live = article.querySelector(".reply-text.live");
+      this.wait = article.querySelector(".reply-wait");
+      if (this.live) {
+        this.#text = document.createTextNode(this.live.textContent);
+        this.live.replaceChildren(this.#text);
+      }
+    }
+
+    get text() {
+      return this.#text?.data ?? "";
+    }
+
+    // Ask for a snapshot, but not over and over.
+    askAgain() {
+      if (this.ended || Date.now() - this.#resumedAt < RESUME_MS) return;
+      if (this.resume(this.runId, Math.max(0, this.seq))) this.#resumedAt = Date.now();
+    }
+
+    // The line is a new one: what was asked on the old one will not be answered.
+    reconnected() {
+      this.#resumedAt = 0;
+      this.askAgain();
+    }
+
+    take(frame) {
+      if (this.ended) return;
+      const { type, seq } = frame;
+      if (type === "run.finished" || type === "run.failed") return this.#end(frame);
+      if (type === "run.heartbeat") {
+        this.beganAt = Math.min(this.beganAt, Date.now() - (Number(frame.elapsed_ms) || 0));
+        if (seq > this.seq) this.askAgain();
+        return this.changed(this);
+      }
+      if (type === "run.snapshot") {
+        if (seq < this.seq) return;
+        this.seq = seq;
+        this.#resumedAt = 0;
+        return this.#replace(frame);
+      }
+      if (seq <= this.seq) return;
+      if (seq > this.seq + 1 && this.seq >= 0) return this.askAgain();
+      if (this.seq < 0 && type !== "run.accepted") return this.askAgain();
+      this.seq = seq;
+      this.#resumedAt = 0;
+      this.waiting = type === "run.waiting";
+      if (type === "run.delta") this.#add(frame.text);
+      else if (type === "run.step") this.#step(frame);
+      else if (type === "run.withdrawn") this.#set(frame.text ?? "");
+      this.changed(this, type);
+    }
+
+    #add(text) {
+      this.#text.appendData(String(text ?? ""));
+    }
+
+    #set(text) {
+      // Only what differs is changed: a selection in the rest stays.
+      const now = this.#text.data;
+      let same = 0;
+      while (same < now.length && same < text.length && now[same] === text[same]) same += 1;
+      this.#text.replaceData(same, now.length - same, text.slice(same));
+    }
+
+    #replace({ text, steps }) {
+      this.#set(String(text ?? ""));
+      const known = new Set();
+      for (const step of steps ?? []) {
+        known.add(step.key);
+        this.#step(step);
+      }
+      for (const line of [...this.steps.children]) if (!known.has(line.dataset.key)) line.remove();
+      this.steps.hidden = !this.steps.children.length;
+      this.changed(this, "run.snapshot");
+    }
+
+    #step({ key, name, kind, status, summary, ms }) {
+      let line = [...this.steps.children].find((one) => one.dataset.key === key);
+      const shown = SHOWN_KINDS.has(kind) || status === "failed" || (status === "started" && summary);
+      if (!shown) {
+        line?.remove();
+      } else {
+        if (!line) {
+          line = this.log.line(this.runId, key);
+          this.steps.append(line);
+        }
+        line.dataset.kind = kind;
+        line.dataset.status = status;
+        line.querySelector(".step-words").textContent = this.#words(name, kind, status, summary);
+        line.querySelector(".step-took").textContent = status === "started" || ms === undefined ? "" : duration(ms);
+        if (status === "started") line.dataset.since ??= String(Date.now());
+        if (status !== "started") this.log.reopen(line);
+      }
+      this.steps.hidden = !this.steps.children.length;
+    }
+
+    #words(name, kind, status, summary) {
+      if (kind === "model" || kind === "compose") return summary ? `The model did not answer: ${summary}` : "The model did not answer";
+      if (!summary) return status === "failed" ? `${readable(name)} failed` : readable(name);
+      return `${readable(name)}: ${summary}`;
+    }
+
+    // The words of the step that is under way, if one is.
+    get doing() {
+      const going = [...this.steps.children].filter((line) => line.dataset.status === "started");
+      return going.at(-1) ?? null;
+    }
+
+    // The server's rendering of the ended reply has taken its place.
+    replaced(article) {
+      this.article = article;
+      this.ended = true;
+      this.changed(this, "replaced");
+    }
+
+    #end(frame) {
+      this.ended = true;
+      this.seq = Math.max(this.seq, frame.seq ?? 0);
+      for (const line of [...this.steps.children]) if (!SHOWN_KINDS.has(line.dataset.kind)) line.remove();
+      this.steps.hidden = !this.steps.children.length;
+      this.log.finish(this, frame);
+      this.changed(this, frame.type, frame);
+    }
+  };
+
+  chat.duration = duration;
+})();
