@@ -11,8 +11,9 @@ from decimal import Decimal
 
 from agents.llm import demo_answers, demo_calls, demo_data
 from agents.llm.choose import DEMO
-from agents.llm.prices import likely_tokens, written
+from agents.llm.prices import written
 from agents.runtime.ports import Delta
+from agents.runtime.sizes import likely_tokens
 from agents.runtime.types import ModelCall, Reply, ToolCall, Usage
 
 _TOKEN = re.compile(r"\s*\S{1,8}|\s+$")
@@ -26,7 +27,7 @@ class DemoModel:
         first_token_s: Seconds until the first one; also the whole time of a request that is not streamed.
     """
 
-    def __init__(self, *, delay_s: float = 0.012, first_token_s: float = 0.15) -> None:
+    def __init__(self, *, delay_s: float = 0.02, first_token_s: float = 0.15) -> None:
         self._delay_s = delay_s
         self._first_token_s = first_token_s
 

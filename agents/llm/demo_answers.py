@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from agents.llm import demo_showcase, demo_talk
 from agents.llm.demo_calls import about, exchange, results, strings
 from agents.relevance import Ranker, query_terms, salient, sentences, terms, top_sentences
 from agents.runtime.types import Message, ModelCall, ToolResult
@@ -82,6 +83,9 @@ _ASTRA = (
 def text(call: ModelCall) -> str:
     """Return the answer to a conversation."""
     asked, since = exchange(call)
+    summed_up = demo_talk.summary(asked)
+    if summed_up:
+        return summed_up
     found = results(since)
     if found:
         return f"{of_results(asked, found)}\n\n{SHORT_NOTE}"
@@ -181,31 +185,46 @@ def _quoted(body: str) -> str:
 def talk(asked: str, call: ModelCall) -> str:
     """Return an answer where no tool was used."""
     tools = [spec.name for spec in call.tools]
+    note = SHORT_NOTE if _has_introduced_itself(call.messages) else NOTE
     if not asked:
         return f"Hello! Ask me something.\n\n{NOTE}"
     if _GREETING.match(asked):
-        return f"Hello! {abilities(tools)}\n\n{NOTE}"
+        return f"Hello! {abilities(tools)}\n\n{note}"
     if _THANKS.match(asked):
         return f"You are welcome.\n\n{SHORT_NOTE}"
     if _BYE.match(asked):
         return f"Goodbye! What you had me remember stays remembered.\n\n{SHORT_NOTE}"
     if _WHO.search(asked) or _ABILITIES.search(asked):
         return f"I am the demo model that comes with Astra. {abilities(tools)}\n\n{NOTE}"
-    told = _of_astra(asked)
-    if told:
-        return f"{told}\n\n{SHORT_NOTE}"
-    quoted = _of_conversation(asked, call.messages)
-    if quoted:
-        return f"{quoted}\n\n{SHORT_NOTE}"
+    if demo_talk.asks_for_earlier(asked):
+        return f"{demo_talk.earlier(asked, call.messages)}\n\n{SHORT_NOTE}"
+    if demo_showcase.wanted(asked):
+        return demo_showcase.TEXT
+    found = demo_talk.calculation(asked) or _of_astra(asked) or _of_conversation(asked, call.messages)
+    if found:
+        return f"{found}\n\n{SHORT_NOTE}"
+    return _at_a_loss(tools, note)
+
+
+def _has_introduced_itself(messages: Sequence[Message]) -> bool:
+    return any(NOTE in message.text for message in messages if message.role == "assistant")
+
+
+def _at_a_loss(tools: Sequence[str], note: str) -> str:
+    """Say that there is no answer, and what can be asked instead: at length the first time only."""
     if not tools:
-        return f"I cannot answer that: I know nothing but what I am given to read. {NO_TOOLS}\n\n{NOTE}"
-    return f"I cannot answer that from what I know. {abilities(tools)}\n\n{NOTE}"
+        return f"I cannot answer that: I know nothing but what I am given to read. {NO_TOOLS}\n\n{note}"
+    if note == SHORT_NOTE:
+        return f"I cannot answer that from what I know. Ask *What can you do?* to see what I can.\n\n{note}"
+    return f"I cannot answer that from what I know. {abilities(tools)}\n\n{note}"
 
 
 def abilities(tools: Sequence[str]) -> str:
     """Say what can be asked, with the tools at hand."""
     lines = [f"- {_TOOL_LINES.get(tool) or f'use the tool `{tool}` when you name it'}" for tool in tools]
     lines.append("- **summarise** a text that you paste here, by its own sentences")
+    lines.append("- **recall** this conversation – *What did I say before?*")
+    lines.append("- **write at length**, with a table and code – *Show me a long answer*, to try Stop and reload with")
     return "I can\n\n" + "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from agents.llm.demo_talk import asks_for_earlier
 from agents.relevance import query_terms, salient, terms
 from agents.runtime.types import Message, ModelCall, ToolResult, ToolSpec
 
@@ -104,6 +105,8 @@ def _once(planned: list[Wanted], done: list[Wanted]) -> list[Wanted]:
 
 def _first(asked: str, offered: dict[str, ToolSpec]) -> list[Wanted]:
     """Plan what the message asks for, clause by clause."""
+    if asks_for_earlier(asked):
+        return []
     planned: list[Wanted] = []
     if "web_crawl" in offered:
         planned += crawls(asked)

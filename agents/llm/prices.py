@@ -1,4 +1,4 @@
-"""What models cost, from genai-prices or as told, and how many tokens a text is at most."""
+"""What models cost, from genai-prices or as told, and how many tokens a request has at most."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from agents.llm.choose import DEMO
+from agents.runtime.sizes import likely_tokens
 from agents.runtime.types import ModelCall, Usage
 
 #: What a provider adds to a request that we do not see: its own prompt for tools, roles, separators.
@@ -87,8 +88,3 @@ def most_input_tokens(call: ModelCall) -> int:
     """
     unseen = UNSEEN_TOKENS_WITH_TOOLS if call.tools or call.output else UNSEEN_TOKENS
     return len(written(call).encode("utf-8", "replace")) + UNSEEN_TOKENS_A_MESSAGE * len(call.messages) + unseen
-
-
-def likely_tokens(text: str) -> int:
-    """Return about how many tokens a text has: one for four bytes, at least one for each word."""
-    return max(len(text.encode("utf-8", "replace")) // 4, len(text.split())) if text else 0

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 
 from agents.llm.demo import DemoModel, answer
 from agents.llm.port import PydanticAIPort
+from agents.programs.compaction import SUMMED_UP
 from agents.runtime.ports import Delta
 from agents.runtime.types import Message, ModelCall, Reply, ToolCall, ToolResult, ToolSpec
 
@@ -178,6 +179,85 @@ def test_what_was_said_before_is_quoted() -> None:
         Message(role="user", text="At which hour does the gate open?"),
     )
     assert "Our gate opens at nine." in answer(ModelCall(model="demo", messages=messages, max_tokens=500)).text
+
+
+def chat(*said: str, tools: Any = TOOLS) -> Reply:
+    """Let it answer the last of what a user and it said in turns."""
+    messages = tuple(Message(role="assistant" if at % 2 else "user", text=text) for at, text in enumerate(said))
+    return answer(ModelCall(model="demo", messages=messages, tools=tools, max_tokens=4000))
+
+
+@pytest.mark.parametrize(
+    ("asked", "quoted"),
+    [
+        ("What did I say before?", ["1. I have a dog.", "2. It is called Rex."]),
+        ("what have I said so far", ["1. I have a dog.", "2. It is called Rex."]),
+        ("Summarise our conversation", ["1. I have a dog.", "2. It is called Rex."]),
+        ("What was my first message?", ["> I have a dog."]),
+        ("what did i just say?", ["> It is called Rex."]),
+        ("What did you say?", ["> A fine name."]),
+        ("Repeat your last answer", ["> A fine name."]),
+    ],
+)
+def test_it_says_what_was_said_before(asked: str, quoted: list[str]) -> None:
+    reply = chat("I have a dog.", "Lovely.", "It is called Rex.", "A fine name.", asked)
+    assert not reply.calls, "this is no matter of the memory"
+    lines = reply.text.splitlines()
+    assert [line for line in lines if line[:2] in ("1.", "2.", "> ")] == quoted
+
+
+def test_it_says_when_nothing_was_said_before() -> None:
+    assert "this is the beginning of our conversation" in chat("What did I say before?").text
+
+
+def test_a_long_conversation_is_listed_by_its_latest_messages_and_the_summary_of_the_rest() -> None:
+    said = [text for number in range(9) for text in (f"Message {number}.", "Well.")]
+    summary = f"{SUMMED_UP}- The user said: I am Ann."
+    text = chat(summary, "", *said, "What did I say before?").text
+    assert "9 messages, the last of them" in text
+    assert "4. Message 3." in text
+    assert "Message 2." not in text
+    assert "> - The user said: I am Ann." in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "result"),
+    [
+        ("What is 12 * 7?", "12 * 7 = 84"),
+        ("(2+3)×4", "(2+3)×4 = 20"),
+        ("1/8 =", "1/8 = 0.125"),
+        ("How much is 3 - -5", "3 - -5 = 8"),
+    ],
+)
+def test_it_does_sums(asked: str, result: str) -> None:
+    assert chat(asked).text.startswith(result)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["1/0", "7", "2026-11-21", "555-1234", "9" * 99, "1 + ", "call 555-1234", "2**9**9**9", "(" * 90, "1" * 5000],
+)
+def test_what_is_no_sum_is_not_taken_for_one(asked: str) -> None:
+    assert " = " not in chat(asked).text
+
+
+@pytest.mark.parametrize(
+    "asked", ["Show me a long answer", "show me markdown", "Please write a longer text.", "Show a code block"]
+)
+def test_it_writes_at_length_when_asked(asked: str) -> None:
+    reply = chat(asked)
+    assert not reply.calls
+    assert len(reply.text) > 3_000
+    for mark in ("# ", "| mode |", "```python", "> ", "1. ", "- **"):
+        assert any(line.startswith(mark) for line in reply.text.splitlines()), mark
+    assert "no language model" in reply.text
+
+
+def test_it_introduces_itself_at_length_only_once() -> None:
+    first = chat("Hello!").text
+    again = chat("Hello!", first, "What is the capital of France?").text
+    assert "ASTRA_MODEL" in again
+    assert len(again) < 300 < len(first)
 
 
 @pytest.mark.parametrize(
