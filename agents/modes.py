@@ -116,6 +116,7 @@ class ModePolicy:
             cost_cap_usd=_lowest(agent.cost_cap_usd, ceiling, budget.cost_cap_usd),
             cost_cap_explicit=agent.cost_cap_explicit or budget.cost_cap_usd is not None,
             latency_budget_ms=_lowest(agent.latency_budget_ms, hard, budget.latency_budget_ms),
+            history_tokens=agent.history_tokens,
         )
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agents.programs.compaction import fitted
 from agents.runtime.context import RunContext
 from agents.runtime.errors import BadInput
 from agents.runtime.ports import JOINT
@@ -33,11 +34,12 @@ class Conversation(BaseModel):
 
 @program("loop")
 async def loop(ctx: RunContext) -> dict[str, Any]:
-    """Answer a message: a string, or `{"message", "history"?: [{"role", "text"}]}`.
+    """Answer a message: a string, or `{"message", "history"?: [{"role", "text"}]}`. A long history is compacted first.
 
     Returns `{"text"}`, what was streamed, and `"truncated": true` when the last reply was cut off by its limit.
     """
-    messages = conversation(ctx.input)
+    *history, message = conversation(ctx.input)
+    messages = [*await fitted(ctx, history, message.text), message]
     parts: list[str] = []
     while True:
         reply = await ctx.compose(messages)

@@ -129,6 +129,8 @@ class Limits(Value):
     cost_cap_explicit: bool = False
     #: What is left of the caller's latency budget picks the cheaper, faster model; None: no such budget.
     latency_budget_ms: int | None = None
+    #: From so many tokens of conversation on its oldest part is summed up.
+    history_tokens: int = Field(default=12_000, gt=0)
 
 
 class Models(Value):
