@@ -38,7 +38,7 @@ class Room:
             socket.put(text)
 
     def want(self, run_id: UUID, seq: int) -> None:
-        """Note that a page has seen a reply up to ``seq`` and wants the next snapshot, however old."""
+        """Note that a page has seen a reply up to ``seq`` and wants a snapshot, though the others hold as much."""
         self._wanted.add(run_id)
         self._note(run_id, max(seq, self._seqs.get(run_id, 0)))
 
@@ -47,11 +47,11 @@ class Room:
         kind, seq = frame["type"], int(frame["seq"])
         last = self._seqs.get(run_id)
         if kind == "run.snapshot":
-            if run_id not in self._wanted and last is not None and seq <= last:
+            if last is not None and (seq < last or (seq == last and run_id not in self._wanted)):
                 return False
             self._wanted.discard(run_id)
         elif kind in ("run.finished", "run.failed"):
-            if last is not None and seq < last:
+            if last is not None and seq <= last:
                 return False
         elif kind == "run.heartbeat":
             return None if last is None or seq > last else seq == last
