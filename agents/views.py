@@ -59,6 +59,11 @@ def new_task(request: HttpRequest) -> HttpResponse:
     """Ask for an endpoint and its input, and submit the task. ``from`` names an ended task to start from."""
     origin = _origin(request)
     endpoints = _endpoints()
+    if origin is not None and origin.endpoint.name not in endpoints:
+        messages.error(
+            request, f"{origin.endpoint.name} takes no tasks, so this can't be run again with another input."
+        )
+        return redirect("task", origin.job_id)
     asked = request.POST.get("endpoint") or request.GET.get("endpoint") or ""
     name = origin.endpoint.name if origin else asked if asked in endpoints else next(iter(endpoints), "")
     context: dict[str, Any] = {"section": "tasks", "endpoints": endpoints.values(), "origin": origin, "form": None}
