@@ -141,8 +141,10 @@ class ModePolicy:
         return Streaming(first_token_s=15.0, stall_s=20.0)
 
     def options(self, max_batch_size: int | None = None) -> Options:
-        """Return the options of a run's context."""
+        """Return the options of a run's context. Where somebody waits a request that is not streamed is a short one."""
         found = Options(attempts=self.attempts(), streaming=self.streaming())
+        if self.latency.kind == "hard":
+            found = replace(found, request_timeout_s=30.0)
         return found if max_batch_size is None else replace(found, max_batch_size=max_batch_size)
 
 

@@ -26,8 +26,12 @@ _OPENAIS_OWN = re.compile(r"^(gpt-|o\d|chatgpt-|codex-)")
 
 
 def client() -> httpx2.AsyncClient:
-    """Return a new pooled client for all providers: 5 s to connect, the rest is up to each request."""
-    return create_async_httpx2_client()
+    """Return a new pooled client for all providers: 5 s to connect, the rest is up to each request.
+
+    Idle connections stay open for a minute: a person's next message does not wait for another TLS handshake.
+    """
+    limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=60)
+    return create_async_httpx2_client(limits=limits)
 
 
 def model(name: str, env: Mapping[str, str], http: httpx2.AsyncClient) -> Model[Any]:

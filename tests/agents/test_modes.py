@@ -104,6 +104,7 @@ def test_where_somebody_waits_a_model_is_asked_once_more_at_once_and_given_up_on
     assert hard.attempts.base_s <= 0.2
     assert hard.attempts.max_s <= 2
     assert hard.streaming.first_token_s < soft.streaming.first_token_s
+    assert hard.request_timeout_s < soft.request_timeout_s
     assert hard.streaming.stall_s < soft.streaming.stall_s
     assert (hard.max_batch_size, soft.max_batch_size) == (3, 8)
     assert soft.attempts.most == 3
