@@ -46,7 +46,7 @@ class Relay:
 
     Args:
         heard: is called with what other processes say.
-        counted: is called after each message with the number of other processes that heard it.
+        counted: is called after each message with the number of other processes that heard it, never too small.
         came_back: is called when Redis answers again after an outage: what was said meanwhile is lost.
     """
 
@@ -55,9 +55,12 @@ class Relay:
         self._heard = heard
         self._counted = counted
         self._came_back = came_back
+        self._own = f"astra:process:{self.id}"
         self._followed: set[UUID] = set()
+        #: Those that Redis counts us as a listener of, for sure.
+        self._confirmed: set[UUID] = set()
         self._changed = asyncio.Event()
-        self._waiting: deque[tuple[UUID, str]] = deque()
+        self._waiting: deque[tuple[UUID, bytes]] = deque()
         self._has_waiting = asyncio.Event()
 
     def follow(self, conversation_id: UUID) -> None:
@@ -75,7 +78,7 @@ class Relay:
         if len(self._waiting) >= MAX_WAITING:
             logger.warning("Redis is too slow: frames were dropped", extra={"action": "relay_dropped"})
             self._waiting.clear()
-        self._waiting.append((conversation_id, f"{self.id}\n{text}"))
+        self._waiting.append((conversation_id, f"{self.id}\n{text}".encode("utf-8", "replace")))
         self._has_waiting.set()
 
     async def run(self) -> None:
@@ -97,6 +100,7 @@ class Relay:
                 self._has_waiting.clear()
                 while self._waiting:
                     page = [self._waiting.popleft() for _ in range(min(PAGE, len(self._waiting)))]
+                    ours = [conversation_id in self._confirmed for conversation_id, _ in page]
                     try:
                         pipeline = client.pipeline(transaction=False)
                         for conversation_id, text in page:
@@ -106,27 +110,37 @@ class Relay:
                         self._waiting.clear()
                         await asyncio.sleep(AGAIN_S)
                         break
-                    for (conversation_id, _), count in zip(page, counts, strict=True):
-                        self._counted(conversation_id, count - (conversation_id in self._followed))
+                    for (conversation_id, _), count, is_ours in zip(page, counts, ours, strict=True):
+                        # While we begin or end to follow it we may be counted or not: rather one too many.
+                        self._counted(conversation_id, count - (is_ours and conversation_id in self._confirmed))
 
     async def _listen(self) -> None:
         was_away = False
         while True:
             try:
                 async with (
+                    # A client that reconnects by itself would not tell that something was missed.
                     redis.asyncio.Redis.from_url(
-                        settings.REDIS_URL, socket_timeout=None, socket_connect_timeout=TIMEOUT_S
+                        settings.REDIS_URL,
+                        socket_timeout=None,
+                        socket_connect_timeout=TIMEOUT_S,
+                        retry=Retry(NoBackoff(), 0),
                     ) as client,
-                    client.pubsub(ignore_subscribe_messages=True) as ear,
+                    client.pubsub() as ear,
                 ):
-                    await ear.subscribe(f"astra:process:{self.id}")
-                    subscribing = asyncio.create_task(self._subscribe(ear))
+                    self._changed.clear()
+                    held = set(self._followed)
+                    # Our own comes last: when it is confirmed, all are.
+                    await ear.subscribe(*map(channel, held), self._own)
+                    subscribing = asyncio.create_task(self._subscribe(ear, held))
                     try:
-                        if was_away:
-                            self._came_back()
                         async for message in ear.listen():
-                            self._take(message["channel"].decode(), message["data"].decode())
+                            if was_away and self._is_complete(message):
+                                was_away = False
+                                self._came_back()
+                            self._take(message)
                     finally:
+                        self._confirmed.clear()
                         subscribing.cancel()
                         await asyncio.gather(subscribing, return_exceptions=True)
             except (RedisError, OSError) as error:
@@ -135,10 +149,11 @@ class Relay:
                 was_away = True
                 await asyncio.sleep(AGAIN_S)
 
-    async def _subscribe(self, ear: PubSub) -> None:
+    def _is_complete(self, message: dict[str, Any]) -> bool:
+        return (message["type"], message["channel"]) == ("subscribe", self._own.encode())
+
+    async def _subscribe(self, ear: PubSub, held: set[UUID]) -> None:
         """Keep the subscriptions of one connection what they should be."""
-        held: set[UUID] = set()
-        self._changed.set()
         with contextlib.suppress(RedisError, OSError):  # the listener notices as well, and begins anew
             while True:
                 await self._changed.wait()
@@ -147,16 +162,26 @@ class Relay:
                 if fresh := wanted - held:
                     await ear.subscribe(*map(channel, fresh))
                 if gone := held - wanted:
+                    self._confirmed -= gone
                     await ear.unsubscribe(*map(channel, gone))
                 held = wanted
 
-    def _take(self, name: str, data: str) -> None:
-        if not name.startswith(_PREFIX):
-            return
-        sender, _, text = data.rpartition("\n") if not data.startswith("{") else ("", "", data)
-        if sender == self.id:
-            return
+    def _take(self, message: dict[str, Any]) -> None:
         try:
-            self._heard(UUID(name.removeprefix(_PREFIX)), text, json.loads(text))
+            name = message["channel"].decode()
+            if not name.startswith(_PREFIX):
+                return
+            conversation_id = UUID(name.removeprefix(_PREFIX))
+            if message["type"] == "message":
+                self._hear(conversation_id, message["data"].decode())
+            elif message["type"] == "subscribe" and conversation_id in self._followed:
+                self._confirmed.add(conversation_id)
+            else:
+                self._confirmed.discard(conversation_id)
         except Exception:
             logger.exception("a frame could not be taken", extra={"action": "relay_failed"})
+
+    def _hear(self, conversation_id: UUID, data: str) -> None:
+        sender, _, text = data.rpartition("\n") if not data.startswith("{") else ("", "", data)
+        if sender != self.id:
+            self._heard(conversation_id, text, json.loads(text))
