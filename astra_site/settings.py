@@ -72,8 +72,8 @@ PUBLIC_URL = env.url(
     ("http", "https"),
     f"http://127.0.0.1:{PORT}",
     shown="`http://127.0.0.1:8000`",
-    help="The address people and webhooks reach Astra at. With `https://` cookies are secure, HSTS is on and "
-    "`X-Forwarded-Proto` of the proxy in front is trusted.",
+    help="The address people and webhooks reach Astra at. With `https://` cookies are secure, HSTS is on, and "
+    "`X-Forwarded-Proto` and the last address in `X-Forwarded-For` are trusted, which the proxy in front sets.",
 ).rstrip("/")
 _public = urlsplit(PUBLIC_URL)
 _IS_HTTPS = _public.scheme == "https"

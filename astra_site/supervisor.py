@@ -1,4 +1,8 @@
-"""Keep child processes running: start them, say when one dies, start it again after a while, stop them in order."""
+"""Keep child processes running: start them, say when one dies, start it again after a while, stop them in order.
+
+Children that say when they are ready can be renewed without a gap: one after the other, each beside its predecessor,
+which is told to stop only then.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,11 +21,13 @@ from typing import Self
 
 from astra_site import sessions
 from astra_site.parent import Leash
+from astra_site.readiness import Readiness
 
 FIRST_S = 1.0
 MOST_S = 30.0
 STEADY_S = 60.0
 STOP_POLL_S = 0.02
+RENEW_POLL_S = 0.1
 # The kernel needs a moment to end what was killed.
 KILL_S = 5.0
 
@@ -39,7 +46,7 @@ class Backoff:
         return wait
 
 
-@dataclass
+@dataclass(eq=False)
 class Child:
     """One process to keep running."""
 
@@ -47,10 +54,16 @@ class Child:
     command: Sequence[str]
     #: Descriptors that it inherits.
     keeps: Sequence[int] = ()
+    #: Whether it says when it is ready, as `readiness` has it.
+    reports: bool = False
     backoff: Backoff = field(default_factory=Backoff)
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_at: float = 0.0
+    readiness: Readiness | None = None
+    #: What was started to take its place, and when it is killed if it has not left by then.
+    successor: Child | None = None
+    leaves_by: float | None = None
 
     @property
     def is_running(self) -> bool:
@@ -70,12 +83,16 @@ class Supervisor:
         *,
         say: Callable[[str], None],
         on_death: Callable[[int], None],
+        renew_grace_s: float = MOST_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.children = list(children)
         self.say = say
         self.on_death = on_death
+        self.renew_grace_s = renew_grace_s
         self.clock = clock
+        self.to_renew: deque[Child] = deque()
+        self.renewing: Child | None = None
         self.leash = Leash()
         #: The sessions of all children that were started and may have left something running.
         self.sessions: set[int] = set()
@@ -83,12 +100,47 @@ class Supervisor:
     def step(self) -> float:
         """Collect the dead, start what is due; return the seconds until something is due again."""
         now = self.clock()
-        for child in self.children:
+        for child in tuple(self.children):
             if child.process is not None and (status := child.process.poll()) is not None:
                 self._bury(child, status, now)
-            if child.process is None and now >= child.start_at:
+            if child.process is None and child.successor is None and now >= child.start_at:
                 self._start(child, now)
-        return min((child.start_at - now for child in self.children if not child.is_running), default=MOST_S)
+        self._go_on_renewing(now)
+        due = min((child.start_at - now for child in self.children if not child.is_running), default=MOST_S)
+        return min(due, RENEW_POLL_S) if self.renewing else due
+
+    def renew(self) -> None:
+        """Begin to replace the children that say when they are ready, one after the other."""
+        for child in self.children:
+            if child.reports and child.successor is None and child not in self.to_renew:
+                self.to_renew.append(child)
+
+    def _go_on_renewing(self, now: float) -> None:
+        old = self.renewing
+        if old is None:
+            if self.to_renew:
+                self._begin_to_renew(self.to_renew.popleft(), now)
+            return
+        assert old.successor is not None and old.successor.readiness is not None
+        if not old.successor.readiness.is_there():
+            return
+        if old.process is None:
+            self.renewing = None
+            self.say(f"The {old.name} was renewed.")
+        elif old.leaves_by is None:
+            old.leaves_by = now + self.renew_grace_s
+            old.process.terminate()
+        elif now > old.leaves_by:
+            self.say(f"The {old.name} does not stop in time; it is killed.")
+            old.process.kill()
+
+    def _begin_to_renew(self, child: Child, now: float) -> None:
+        if child.process is None:
+            return  # it is started anew anyway
+        child.successor = Child(child.name, child.command, child.keeps, reports=True)
+        self.children.insert(self.children.index(child), child.successor)
+        self.renewing = child
+        self._start(child.successor, now)
 
     def stop(self, grace_s: float, is_hurried: Callable[[], bool] = lambda: False) -> None:
         """Ask all children to stop, in the order given; kill what is left after ``grace_s`` seconds, or in a hurry."""
@@ -127,14 +179,17 @@ class Supervisor:
         return bool(self.sessions)
 
     def _start(self, child: Child, now: float) -> None:
+        told = child.readiness = Readiness() if child.reports else None
         child.process = subprocess.Popen(
             child.command,
             stdin=subprocess.DEVNULL,
-            pass_fds=[self.leash.descriptor, *child.keeps],
-            env=os.environ | self.leash.environment(),
+            pass_fds=[self.leash.descriptor, *child.keeps, *([told.descriptor] if told else [])],
+            env=os.environ | self.leash.environment() | (told.environment() if told else {}),
             # Ctrl-C in the terminal reaches the child only through us, and we know all that it starts.
             start_new_session=True,
         )
+        if told:
+            told.begin()
         child.started_at = now
         self.sessions.add(child.process.pid)
 
@@ -142,9 +197,16 @@ class Supervisor:
         assert child.process is not None
         pid = child.process.pid
         child.process = None
-        wait = child.backoff.after(now - child.started_at)
-        child.start_at = now + wait
-        self.say(f"The {child.name} {how(status)}. It starts again in {wait:.0f} s.")
+        if child.readiness is not None:
+            child.readiness.close()
+        if child.successor is not None:
+            self.children.remove(child)
+            if child.leaves_by is None:
+                self.say(f"The {child.name} {how(status)}. Its successor is being started.")
+        else:
+            wait = child.backoff.after(now - child.started_at)
+            child.start_at = now + wait
+            self.say(f"The {child.name} {how(status)}. It starts again in {wait:.0f} s.")
         self.on_death(pid)
         sessions.send(pid, signal.SIGTERM)
         self.sessions = {session for session in self.sessions if sessions.members(session)}
@@ -163,6 +225,8 @@ def how(status: int) -> str:
 class Signals:
     """Wake a loop when a child ends or someone asks to stop."""
 
+    #: Asks to renew the children that can be.
+    RENEW = signal.SIGUSR1
     STOPS = tuple(
         number
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -172,6 +236,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.renewals = 0
 
     def __enter__(self) -> Self:
         self._read, self._write = socket.socketpair()
@@ -179,6 +244,7 @@ class Signals:
         self._write.setblocking(False)
         self._woken = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._ask) for number in self.STOPS}
+        self._before[self.RENEW] = signal.signal(self.RENEW, self._ask_to_renew)
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         return self
 
@@ -198,3 +264,6 @@ class Signals:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked += 1
+
+    def _ask_to_renew(self, number: int, frame: FrameType | None) -> None:
+        self.renewals += 1

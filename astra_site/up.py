@@ -71,6 +71,8 @@ class Up:
         """Start, run until someone asks to stop, stop."""
         for number in Signals.STOPS:
             signal.signal(number, _stop_starting)
+        # There is nothing to renew yet, and that is no reason to die.
+        signal.signal(Signals.RENEW, signal.SIG_IGN)
         try:
             with (
                 self._alone(),
@@ -138,12 +140,17 @@ class Up:
     def _supervise(self, listener: socket.socket, servers: embedded.Servers) -> None:
         """Run the children until someone asks to stop; stop them, and the sockets they would serve, first."""
         with Signals() as signals:
-            supervisor = Supervisor(self._children(listener), say=say, on_death=_release_soon)
+            longest_s = settings.GRACE_SECONDS + CLOSING_S
+            supervisor = Supervisor(self._children(listener), say=say, on_death=_release_soon, renew_grace_s=longest_s)
+            renewals = 0
             try:
                 supervisor.step()
                 threading.Thread(target=self._announce, name="announce", daemon=True).start()
                 watch = Watch(servers)
                 while not signals.asked:
+                    if signals.renewals > renewals:
+                        renewals = signals.renewals
+                        supervisor.renew()
                     due = supervisor.step()
                     watch.look()
                     signals.wait(min(due, WATCH_S))
@@ -152,7 +159,7 @@ class Up:
                 say("Astra stops.")
                 listener.close()
                 asked = signals.asked
-                supervisor.stop(settings.GRACE_SECONDS + CLOSING_S, is_hurried=lambda: signals.asked > asked)
+                supervisor.stop(longest_s, is_hurried=lambda: signals.asked > asked)
                 self._show_passwords()
 
     def _children(self, listener: socket.socket) -> list[Child]:
@@ -164,7 +171,7 @@ class Up:
         # They share the socket: the kernel hands each connection to one that is free, and none is lost with a process.
         names = ["web server"] if self.web == 1 else [f"web server {place + 1}" for place in range(self.web)]
         return [
-            *(Child(name, [*manage, "web", "--fd", str(number)], keeps=[number]) for name in names),
+            *(Child(name, [*manage, "web", "--fd", str(number)], keeps=[number], reports=True) for name in names),
             Child("worker", [*manage, "worker", "--grace", str(settings.GRACE_SECONDS), *lanes]),
             Child("scheduler", [*manage, "scheduler"]),
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import time
@@ -18,9 +19,10 @@ from asgiref.typing import ASGI3Application
 from daphne.server import Server as Daphne
 from daphne.server import twisted_loop
 from django.conf import settings
+from django.urls import get_resolver
 from twisted.internet import defer, reactor, tcp
 
-from astra_site import drain, sockets
+from astra_site import drain, readiness, sockets
 from astra_site.asgi import application
 from astra_site.bodies import Factory
 from jobs.process import hooks
@@ -32,6 +34,8 @@ HAND_BACK_S = 3.0
 #: What requests and sockets have at least, when the work they waited for took all of the grace time. Seconds.
 LAST_WORDS_S = 1.0
 CLOSE_SECONDS = 2.0
+#: A request that comes so long after we stopped listening is still answered. Seconds.
+LATE_S = 0.2
 FLUSH_POLL_S = 0.01
 #: The longest stop takes so much longer than the grace time. Seconds.
 CLOSING_S = HAND_BACK_S + 2 * LAST_WORDS_S + 3 * CLOSE_SECONDS
@@ -82,6 +86,7 @@ class Server(Daphne):
         self.listener.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             twisted_loop.add_signal_handler(number, self.begin_to_stop)
+        readiness.tell(os.environ)
         self.starting = {twisted_loop.create_task(_logged("start", start())) for start in hooks.on_web_start}
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
@@ -101,6 +106,8 @@ class Server(Daphne):
         await defer.maybeDeferred(self.port.stopListening).asFuture(twisted_loop)
         drain.begin()
         await self.stop_work(settings.GRACE_SECONDS)
+        # Who was let in a moment ago may not have said yet what they want.
+        await asyncio.sleep(LATE_S)
         running = self.applications()
         if running:
             logger.info("waiting for %d requests", len(running), extra={"action": "drain"})
@@ -167,4 +174,6 @@ async def close_clients() -> None:
 
 def serve(listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT."""
+    # Whoever comes first need not wait for it.
+    get_resolver().url_patterns  # noqa: B018  it imports the site's views
     Server(listener).run()  # type: ignore[no-untyped-call]

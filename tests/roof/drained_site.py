@@ -96,8 +96,9 @@ async def close_client() -> None:
 
 listener = socket.socket(fileno=int(sys.argv[1]))
 ADDRESS = listener.getsockname()
+# What the apps would begin here is not looked at.
+hooks.on_web_start[:] = [begin_work] if WORK else []
+hooks.on_web_stop[:] = [end_work] if WORK else []
 if WORK:
-    hooks.on_web_start[:] = [begin_work]
-    hooks.on_web_stop[:] = [end_work]
     hooks.on_shutdown.append(close_client)
 web.Server(listener, application).run()  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ django.setup()
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope  # noqa: E402
 
 from astra_site import asgi, request_id, sockets, web  # noqa: E402
+from jobs.process import hooks  # noqa: E402
 
 #: The frames that `/flood` sends, and how long each is.
 FRAMES, LENGTH = 20_000, 1_000
@@ -114,6 +115,8 @@ async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISend
         await asgi.application(scope, receive, send)
 
 
+hooks.on_web_start.clear()
+hooks.on_web_stop.clear()
 chat = ModuleType("agents.chat.socket")
 chat.application = echo  # type: ignore[attr-defined]
 sys.modules["agents.chat.socket"] = chat

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from astra_site import sessions
+from astra_site import readiness, sessions
 from astra_site.parent import PIPE
 from astra_site.supervisor import FIRST_S, MOST_S, STEADY_S, Backoff, Child, Signals, Supervisor, how
 from tests.support.processes import eventually
@@ -28,6 +28,20 @@ STUBBORN = """
 import pathlib, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 pathlib.Path(UP).touch()
+time.sleep(600)
+"""
+SAYS_WHEN_READY = """
+import os, pathlib, signal, sys, time
+from astra_site import readiness
+folder = pathlib.Path(FOLDER)
+if (folder / "stubborn").exists():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if (folder / "broken").exists():
+    sys.exit(1)
+(folder / "up").touch()
+while not (folder / "ready").exists():
+    time.sleep(0.01)
+readiness.tell(os.environ)
 time.sleep(600)
 """
 PARENT = """
@@ -60,12 +74,15 @@ class Clock:
 class Stage:
     """A supervisor, what it said, and whose death it announced."""
 
-    def __init__(self, *programs: str) -> None:
+    def __init__(self, *programs: str, reports: bool = False) -> None:
         self.clock = Clock()
         self.said: list[str] = []
         self.dead: list[int] = []
         self.supervisor = Supervisor(
-            [Child(f"child {number}", [sys.executable, "-c", code]) for number, code in enumerate(programs)],
+            [
+                Child(f"child {number}", [sys.executable, "-c", code], reports=reports)
+                for number, code in enumerate(programs)
+            ],
             say=self.said.append,
             on_death=self.dead.append,
             clock=self.clock,
@@ -194,6 +211,108 @@ def test_a_second_request_to_stop_is_a_hurry(stages: list[Stage], tmp_path: Path
     began = time.monotonic()
     stage.supervisor.stop(600, is_hurried=lambda: True)
     assert time.monotonic() - began < DEADLINE_S
+
+
+class Renewal(Stage):
+    """A stage whose children say that they are ready once the folder has a file of that name."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        super().__init__(*[SAYS_WHEN_READY.replace("FOLDER", repr(str(folder)))] * count, reports=True)
+        self.supervisor.step()
+        until((folder / "up").exists)
+        self.first = [self.process(number) for number in range(count)]
+
+    def alive(self) -> list[bool]:
+        return [process.poll() is None for process in self.first]
+
+
+def test_children_are_renewed_one_after_the_other_and_none_leaves_before_its_successor_is_ready(
+    stages: list[Stage], tmp_path: Path
+) -> None:
+    stages.append(stage := Renewal(tmp_path, 2))
+    stage.supervisor.renew()
+    stage.supervisor.renew()
+    stage.step_until(lambda: len(stage.supervisor.children) == 3)
+    assert stage.supervisor.step() < 1
+    assert (stage.alive(), stage.said) == ([True, True], [])
+    (tmp_path / "ready").touch()
+    stage.step_until(lambda: stage.dead == [stage.first[0].pid])
+    assert stage.alive() == [False, True]
+    stage.step_until(lambda: len(stage.said) == 2)
+    assert stage.said == ["The child 0 was renewed.", "The child 1 was renewed."]
+    assert stage.dead == [process.pid for process in stage.first]
+    assert [child.name for child in stage.supervisor.children] == ["child 0", "child 1"]
+    assert all(is_alive(stage.process(number).pid) for number in range(2))
+    assert stage.supervisor.step() > 1
+
+
+def test_a_successor_that_does_not_come_up_leaves_its_predecessor_at_work(stages: list[Stage], tmp_path: Path) -> None:
+    stages.append(stage := Renewal(tmp_path, 1))
+    (tmp_path / "broken").touch()
+    stage.supervisor.renew()
+    stage.step_until(lambda: bool(stage.said))
+    assert stage.said == ["The child 0 ended with status 1. It starts again in 1 s."]
+    assert stage.alive() == [True]
+    (tmp_path / "broken").unlink()
+    (tmp_path / "ready").touch()
+    stage.clock.now += 1
+    stage.step_until(lambda: len(stage.said) == 2)
+    assert (stage.said[1], stage.alive()) == ("The child 0 was renewed.", [False])
+
+
+def test_a_predecessor_that_dies_is_not_started_again_beside_its_successor(stages: list[Stage], tmp_path: Path) -> None:
+    stages.append(stage := Renewal(tmp_path, 1))
+    stage.supervisor.renew()
+    stage.step_until(lambda: len(stage.supervisor.children) == 2)
+    stage.first[0].kill()
+    stage.step_until(lambda: bool(stage.dead))
+    assert stage.said == ["The child 0 was killed by SIGKILL. Its successor is being started."]
+    (tmp_path / "ready").touch()
+    stage.step_until(lambda: len(stage.said) == 2)
+    assert len(stage.supervisor.children) == 1
+
+
+def test_a_predecessor_that_does_not_leave_is_killed(stages: list[Stage], tmp_path: Path) -> None:
+    (tmp_path / "stubborn").touch()
+    stages.append(stage := Renewal(tmp_path, 1))
+    (tmp_path / "ready").touch()
+    stage.supervisor.renew()
+    stage.step_until(lambda: any(child.leaves_by is not None for child in stage.supervisor.children))
+    assert stage.alive() == [True]
+    stage.clock.now += 2 * MOST_S
+    stage.step_until(lambda: len(stage.said) == 2)
+    assert stage.said == ["The child 0 does not stop in time; it is killed.", "The child 0 was renewed."]
+
+
+def test_a_stop_amid_a_renewal_stops_both(stages: list[Stage], tmp_path: Path) -> None:
+    stages.append(stage := Renewal(tmp_path, 1))
+    stage.supervisor.renew()
+    stage.step_until(lambda: len(stage.supervisor.children) == 2)
+    pids = [stage.process(number).pid for number in range(2)]
+    stage.supervisor.stop(DEADLINE_S)
+    assert not any(is_alive(pid) for pid in pids)
+    assert stage.said == []
+
+
+def test_children_that_do_not_say_when_they_are_ready_are_not_renewed(stages: list[Stage]) -> None:
+    stages.append(stage := Stage(FOREVER))
+    stage.supervisor.step()
+    stage.supervisor.renew()
+    stage.supervisor.step()
+    assert len(stage.supervisor.children) == 1
+
+
+def test_nobody_is_told_who_did_not_ask() -> None:
+    environment = {"HOME": "/"}
+    readiness.tell(environment)
+    told = readiness.Readiness()
+    assert not told.is_there()
+    readiness.tell(environment | told.environment())
+    assert told.is_there()
+    left = readiness.Readiness()
+    left.begin()
+    assert not left.is_there()
+    assert not left.is_there()
 
 
 def test_children_end_when_their_supervisor_is_killed() -> None:

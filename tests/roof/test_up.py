@@ -343,35 +343,64 @@ def test_a_sigkill_of_up_takes_its_children_along_and_the_next_start_finds_all_d
     assert names == [("admin",), ("operator",), ("reviewer",), ("user",)]
 
 
-def test_web_processes_share_the_port_and_each_is_started_again_by_itself(folder: Path) -> None:
-    data_dir = folder / "many"
-    many = Astra(data_dir, free_port(), "--web", "2")
+@pytest.fixture(scope="module")
+def many(folder: Path) -> Iterator[Astra]:
+    """A run with two web processes. Stopped, it leaves no process behind."""
+    started = Astra(folder / "many", free_port(), "--web", "2")
     try:
-        many.wait_until_ready()
-        first = set(many.children("web"))
-        assert len(first) == 2
-        until(lambda: many.serving_chat() == first)
-        before = {pid: sockets(pid) for pid in first}
-        with ExitStack() as stack:
-            for _ in range(SHARED):
-                stack.enter_context(socket.create_connection(("127.0.0.1", many.port)))
-            # Connections to the databases come and go meanwhile.
-            until(lambda: sum(sockets(pid) - before[pid] for pid in first) > SHARED - 20)
-            # One alone would take nearly all of them, were it not for our `Port`.
-            assert min(sockets(pid) - before[pid] for pid in first) > SHARED / 10
-        killed = min(first)
-        os.kill(killed, signal.SIGKILL)
-        # Whoever comes meanwhile is served by the other.
-        assert httpx.get(f"{many.url}/healthz", timeout=10).status_code == 200
-        until(lambda: many.said(r"^The web server [12] was killed by SIGKILL\. It starts again in 1 s\.$"))
-        until(lambda: len(many.serving_chat() - first) == 1)
-        assert many.serving_chat() - first == set(many.children("web")) - first
-        assert first - {killed} <= set(many.children("web"))
+        started.wait_until_ready()
+        yield started
     finally:
-        status = many.stop(signal.SIGTERM)
+        status = started.stop(signal.SIGTERM)
     assert status == 0
-    assert "Traceback" not in many.log.read_text()
-    assert living(data_dir) == []
+    assert "Traceback" not in started.log.read_text()
+    assert living(started.data_dir) == []
+
+
+def test_web_processes_share_the_port_and_each_is_started_again_by_itself(many: Astra) -> None:
+    first = set(many.children("web"))
+    assert len(first) == 2
+    until(lambda: many.serving_chat() == first)
+    before = {pid: sockets(pid) for pid in first}
+    with ExitStack() as stack:
+        for _ in range(SHARED):
+            stack.enter_context(socket.create_connection(("127.0.0.1", many.port)))
+        # Connections to the databases come and go meanwhile.
+        until(lambda: sum(sockets(pid) - before[pid] for pid in first) > SHARED - 20)
+        # One alone would take nearly all of them, were it not for our `Port`.
+        assert min(sockets(pid) - before[pid] for pid in first) > SHARED / 10
+    killed = min(first)
+    os.kill(killed, signal.SIGKILL)
+    # Whoever comes meanwhile is served by the other.
+    assert httpx.get(f"{many.url}/healthz", timeout=10).status_code == 200
+    until(lambda: many.said(r"^The web server [12] was killed by SIGKILL\. It starts again in 1 s\.$"))
+    until(lambda: len(many.serving_chat() - first) == 1)
+    assert many.serving_chat() - first == set(many.children("web")) - first
+    assert first - {killed} <= set(many.children("web"))
+
+
+def test_web_processes_are_renewed_one_by_one_and_every_request_is_answered(many: Astra) -> None:
+    until(lambda: len(many.serving_chat()) == 2)
+    first = set(many.children("web"))
+    answers: list[int] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            answers.append(httpx.get(f"{many.url}/healthz", timeout=DEADLINE_S).status_code)
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        many.process.send_signal(signal.SIGUSR1)
+        until(lambda: all(many.said(rf"^The web server {place} was renewed\.$") for place in (1, 2)))
+        done.set()
+        for one in asking:
+            one.result()
+    assert set(answers) == {200}
+    second = set(many.children("web"))
+    assert len(second) == 2
+    assert not first & second
+    until(lambda: many.serving_chat() == second)
 
 
 def test_a_stop_while_astra_is_still_starting_leaves_nothing_running(folder: Path) -> None:
