@@ -25,5 +25,6 @@ urlpatterns = [
     path("problems/", problems.index, name="problems"),
     path("problems/<slug:slug>", problems.explain, name="problem"),
 ]
+
 handler400 = "astra_site.outage.bad_request"
 handler500 = "astra_site.outage.server_error"
