@@ -48,6 +48,8 @@ class Exchange:
         #: True once the client hung up before the answer was complete, and when that was (``time.monotonic``).
         self.abandoned = False
         self.left_at: float | None = None
+        #: Of an answer that comes in pieces: how many are out.
+        self.pieces = 0
 
     async def reply(
         self, body: bytes | str, *, status: int = 200, media_type: str = "text/html", headers: Mapping[str, str] = {}
@@ -72,6 +74,7 @@ class Exchange:
         raw = data.encode() if isinstance(data, str) else data
         self._writer.write(b"%x\r\n%b\r\n" % (len(raw), raw))
         await self._writer.drain()
+        self.pieces += 1
 
     async def end(self) -> None:
         """End an answer that came in pieces, properly."""
