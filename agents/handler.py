@@ -41,8 +41,7 @@ class RunHandler:
 
     async def run(self, claim: Claim) -> Outcome:
         """Run the program; whatever stops it becomes an outcome with a problem that says what to do."""
-        row = await persist(lambda: _read(claim))
-        given = await persist(lambda: exchange.run_input(claim, row["input"])) if _is_reply(claim) else row["input"]
+        row, given = await persist(lambda: _prepare(claim))
         spec = registry.spec(row["name"], row["version"], row["definition"])
         rules = policy(row["mode"])
         tools = row["tools"]  # None where nothing was ever loaded
@@ -110,6 +109,13 @@ class RunHandler:
 def _is_reply(job: Claim | Transition) -> bool:
     """Tell whether the run writes a reply in the chat."""
     return "message" in job.payload
+
+
+def _prepare(claim: Claim) -> Script[tuple[Row, Any]]:
+    """Return the run and what its program gets. One transaction: somebody waits for the first token."""
+    row = yield from _read(claim)
+    given = (yield from exchange.run_input(claim, row["input"])) if _is_reply(claim) else row["input"]
+    return row, given
 
 
 def _read(claim: Claim) -> Script[Row]:

@@ -28,11 +28,15 @@ class RunJournal:
         self._epoch = epoch
         self._waiting: list[tuple[Callable[[], Script[None]], asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
+        #: Nobody had the run before and nothing was written since: there is nothing to ask the database for.
+        self._is_blank = claim.fence == 1
         #: The database was away at some time: what the run lost by waiting is not its own doing.
         self.was_away = False
 
     async def load(self) -> Mapping[str, Recorded]:
         """Return every recorded step of the run's current epoch, by key."""
+        if self._is_blank:
+            return {}
 
         def read() -> Script[list[dict[str, Any]]]:
             return (
@@ -52,6 +56,7 @@ class RunJournal:
         Raises:
             Superseded: another owner has the run.
         """
+        self._is_blank = False
         await self._write(lambda: self._step(record))
 
     async def progress(self, done: int, total: int | None, note: str) -> None:

@@ -259,6 +259,14 @@ async def test_the_journal_of_an_owner_is_written(claimed_run: Claim) -> None:
 
 
 @pytest.mark.usefixtures("_pool")
+async def test_the_first_owner_of_a_run_does_not_wait_for_its_journal(claimed_run: Claim) -> None:
+    with session() as other:
+        other.connection.execute("LOCK TABLE agents_step IN ACCESS EXCLUSIVE MODE")
+        async with asyncio.timeout(5):
+            assert await RunJournal(claimed_run, 1).load() == {}
+
+
+@pytest.mark.usefixtures("_pool")
 @taken_away
 async def test_a_stale_owner_records_no_step(take_away: Callable[[Claim], None], claimed_run: Claim) -> None:
     journal = RunJournal(claimed_run, 1)
