@@ -93,6 +93,16 @@ class Socket(WebSocketProtocol):
         if self.application_queue.qsize() >= WAITING_FRAMES:
             self.flow.read(False)
 
+    def serverSend(self, content: Any, binary: bool = False) -> None:  # noqa: N802
+        """Send a frame, however long: the bound is for what clients send. After a close it goes nowhere."""
+        if self.state in (self.STATE_CLOSING, self.STATE_CLOSED):
+            return
+        self.maxMessagePayloadSize = 0
+        try:
+            super().serverSend(content, binary)  # type: ignore[no-untyped-call]
+        finally:
+            self.maxMessagePayloadSize = MAX_BYTES
+
 
 def prepare(factory: WebSocketFactory) -> None:
     """Make daphne's factory build our sockets. Compression stays off: chat frames are short."""

@@ -176,27 +176,35 @@ class ChatHost:
         Raises:
             Problem: there is no such reply in that conversation, or the database does not answer.
         """
+        for text in await self._shown(run_id, conversation_id):
+            socket.put(text)
+
+    async def catch_up(self, conversation_id: UUID) -> list[str]:
+        """Return for a page that missed something what there is of the conversation's last reply.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        try:
+            run_id = await script.arun(await get_pool(), exchange.last_run(conversation_id))
+            return await self._shown(run_id, conversation_id) if run_id is not None else []
+        except OUTAGE:
+            raise unavailable("The database does not answer now.") from None
+
+    async def _shown(self, run_id: UUID, conversation_id: UUID) -> list[str]:
         written = stream.running(run_id)
         if written is not None and written.conversation_id == conversation_id and written.is_showing:
-            socket.put(written.snapshot())
-            return
+            return [written.snapshot()]
         reply = await self._read(run_id, conversation_id)
         if reply is None:
             raise NotFound("There is no such reply in this conversation.")
-        socket.put(frames.snapshot(reply))
         if reply.has_ended:
-            socket.put(await frames.last(reply))
-            return
+            return [frames.snapshot(reply), await frames.last(reply)]
         room = self.rooms.get(conversation_id)
         if room is not None:
             room.want(run_id, reply.seq)
         self._ask(conversation_id)
-
-    async def catch_up(self, conversation_id: UUID, socket: Socket) -> None:
-        """Send a page that missed something what there is of the conversation's last reply."""
-        run_id = await script.arun(await get_pool(), exchange.last_run(conversation_id))
-        if run_id is not None:
-            await self.show(run_id, conversation_id, socket)
+        return [frames.snapshot(reply)]
 
     async def _check(self, run_id: UUID, conversation_id: UUID) -> None:
         written = stream.running(run_id)

@@ -83,7 +83,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             await self._turn_away(problem, is_program="authorization" in headers)
             return
         await self.accept()  # type: ignore[no-untyped-call]
-        self._sending = asyncio.create_task(self._outbox.run())
+        self._sending = asyncio.create_task(self._send_on())
         self._rechecking = asyncio.create_task(self._recheck(headers))
         chat.join(self.conversation_id, self)
 
@@ -133,10 +133,17 @@ class ChatConsumer(AsyncWebsocketConsumer):
         else:
             await self.close(code=code)  # type: ignore[no-untyped-call]
 
-    async def _refresh(self) -> None:
-        """Bring a reader up to date that was too slow."""
-        if self._chat is not None:
-            await self._chat.catch_up(self.conversation_id, self)
+    async def _send_on(self) -> None:
+        try:
+            await self._outbox.run()
+        except Exception:
+            logger.exception("a socket failed", extra={"action": "socket_failed", "user": self.user_id})
+            await self._write(None, host.GO_ELSEWHERE)  # better than one that is open and says nothing
+
+    async def _refresh(self) -> list[str]:
+        """Return what brings a reader up to date that was too slow."""
+        assert self._chat is not None
+        return await self._chat.catch_up(self.conversation_id)
 
     def _cut(self) -> None:
         logger.warning("a reader was too slow", extra={"action": "socket_cut", "user": self.user_id})
@@ -148,9 +155,12 @@ class ChatConsumer(AsyncWebsocketConsumer):
         """Take a frame; refuse in words what cannot be done."""
         if self._chat is None:
             return  # it was turned away
+        if self._is_flooding():
+            self.put(frames.error(TooFast(f"More than {MAX_FRAMES} frames in a minute.")))
+            self.send_away(TOO_MANY)
+            return
         said: dict[str, Any] = {}
         try:
-            self._slow_down()
             said = _parse(text_data)
             await self._do(said)
         except (Problem, RunError) as refusal:
@@ -197,12 +207,12 @@ class ChatConsumer(AsyncWebsocketConsumer):
             )
             await self._chat.show(begun.run_id, self.conversation_id, self)
 
-    def _slow_down(self) -> None:
+    def _is_flooding(self) -> bool:
         now = time.monotonic()
         if len(self._told) == MAX_FRAMES and now - self._told[0] < 60:
-            self.send_away(TOO_MANY)
-            raise TooFast(f"More than {MAX_FRAMES} frames in a minute.")
+            return True
         self._told.append(now)
+        return False
 
     def _actor(self) -> Actor:
         assert self._caller is not None
@@ -216,7 +226,7 @@ class Outbox:
     def __init__(
         self,
         write: Callable[..., Awaitable[None]],
-        refresh: Callable[[], Awaitable[None]],
+        refresh: Callable[[], Awaitable[list[str]]],
         cut: Callable[[], None],
     ) -> None:
         self._write = write
@@ -231,14 +241,15 @@ class Outbox:
         self.flow: Any = None
 
     def put(self, text: str) -> None:
-        """Add a frame."""
+        """Add a frame. One alone is taken however long it is: there is no shorter way to say it."""
         if self._lagging or self._code is not None:
             return
-        self._frames.append(text)
-        self._size += len(text)
-        if self._size > MAX_BACKLOG:
+        if self._frames and self._size + len(text) > MAX_BACKLOG:
             self._frames.clear()
             self._size, self._lagging = 0, True
+        else:
+            self._frames.append(text)
+            self._size += len(text)
         self._news.set()
 
     def end(self, code: int) -> None:
@@ -252,26 +263,26 @@ class Outbox:
         while True:
             await self._news.wait()
             self._news.clear()
-            while self._frames:
+            while self._frames or self._lagging:
                 if self.flow is not None and self.flow.paused and not await self._drained():
                     return
-                if not self._frames:
-                    break  # dropped meanwhile
-                text = self._frames.popleft()
-                self._size -= len(text)
-                await self._write(text)
-            if self._lagging:
-                if self.flow is not None and self.flow.paused and not await self._drained():
-                    return
-                self._lagging = False
-                try:
-                    await self._refresh()
-                except Problem as problem:
-                    self.put(frames.error(problem))
-                continue
+                if self._lagging:
+                    await self._catch_up()
+                elif self._frames:
+                    text = self._frames.popleft()
+                    self._size -= len(text)
+                    await self._write(text)
             if self._code is not None:
                 await self._write(None, self._code)
                 return
+
+    async def _catch_up(self) -> None:
+        self._lagging = False  # what comes from here on follows what is fetched, or is in it
+        try:
+            for text in await self._refresh():
+                await self._write(text)
+        except Problem:
+            self.end(host.GO_ELSEWHERE)  # it is not to go on with a hole: it comes back and asks
 
     async def _drained(self) -> bool:
         try:

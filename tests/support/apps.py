@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import importlib
 import os
 
 from django.apps import AppConfig
 
 #: The environment variable that says what a process has loaded, words set apart by blanks.
 CAPABILITIES = "TEST_CAPABILITIES"
+#: The environment variable that gives a process other constants, like ``agents.chat.socket:RECHECK_S=0.2``.
+CONSTANTS = "TEST_CONSTANTS"
 
 
 class TestSupportConfig(AppConfig):
@@ -21,3 +24,8 @@ class TestSupportConfig(AppConfig):
         if CAPABILITIES in os.environ:
             known = os.environ[CAPABILITIES].split()
             hooks.capabilities = lambda: known
+        for setting in os.environ.get(CONSTANTS, "").split():
+            name, _, value = setting.partition("=")
+            module, _, constant = name.partition(":")
+            owner = importlib.import_module(module)
+            setattr(owner, constant, type(getattr(owner, constant))(float(value)))

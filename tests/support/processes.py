@@ -44,13 +44,15 @@ def eventually(what: Callable[[], T], *, within_s: float) -> T:
 class Process:
     """One process that a test started, in a session of its own with all that it starts in turn."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], leash: Leash) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], leash: Leash, keeps: Sequence[int] = ()
+    ) -> None:
         self.popen = subprocess.Popen(
             [sys.executable, "manage.py", *arguments],
             cwd=ROOT,
             env=os.environ | {"ASTRA_LOG_LEVEL": "WARNING"} | leash.environment() | dict(environment),
             stdin=subprocess.DEVNULL,
-            pass_fds=[leash.descriptor],
+            pass_fds=[leash.descriptor, *keeps],
             start_new_session=True,
         )
         self.pid = self.popen.pid
@@ -114,9 +116,9 @@ class Processes:
             process.end()
         self._leash.close()
 
-    def start(self, *arguments: str, environment: Mapping[str, str] = EMPTY) -> Process:
-        """Start a command of `manage.py`."""
-        process = Process(arguments, environment, self._leash)
+    def start(self, *arguments: str, environment: Mapping[str, str] = EMPTY, keeps: Sequence[int] = ()) -> Process:
+        """Start a command of `manage.py`, which inherits the descriptors that it ``keeps``."""
+        process = Process(arguments, environment, self._leash, keeps)
         self._started.append(process)
         return process
 

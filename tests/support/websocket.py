@@ -6,8 +6,10 @@ import base64
 import json
 import os
 import secrets
+import select
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -110,15 +112,19 @@ class WebSocket:
 
     def receive_data(self) -> bytes:
         """Return the payload of the next data frame; answer pings and a close by the way."""
-        while True:
-            opcode, payload = self.receive_frame()
-            if opcode == CLOSE:
-                self.send_frame(CLOSE, payload[:2])
-                raise Closed(struct.unpack(">H", payload[:2])[0] if payload else None)
-            if opcode == PING and self.polite:
-                self.send_frame(PONG, payload)
-            elif opcode in (TEXT, BINARY):
-                return payload
+        while (payload := self.take()) is None:
+            pass
+        return payload
+
+    def take(self) -> bytes | None:
+        """Take the next frame and return its payload; None if it was none of data: pings and a close are answered."""
+        opcode, payload = self.receive_frame()
+        if opcode == CLOSE:
+            self.send_frame(CLOSE, payload[:2])
+            raise Closed(struct.unpack(">H", payload[:2])[0] if payload else None)
+        if opcode == PING and self.polite:
+            self.send_frame(PONG, payload)
+        return payload if opcode in (TEXT, BINARY) else None
 
     def receive_frame(self) -> tuple[int, bytes]:
         """Return the next frame's opcode and payload; our server sends no fragments."""
@@ -129,6 +135,29 @@ class WebSocket:
         elif length == 127:
             (length,) = struct.unpack(">Q", self._read(8))
         return first & 0x0F, self._read(length)
+
+    def has_frame(self, within_s: float) -> bool:
+        """Wait so long at most until `receive_frame` would return at once, or say that the connection is gone."""
+        deadline = time.monotonic() + within_s
+        while not self._holds_frame():
+            if not select.select([self.socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return False
+            try:
+                self._read_some()
+            except Closed:
+                return True
+        return True
+
+    def _holds_frame(self) -> bool:
+        found = self._received
+        if len(found) < 2:
+            return False
+        length, head = found[1] & 0x7F, 2
+        if length == 126:
+            length, head = int.from_bytes(found[2:4], "big"), 4
+        elif length == 127:
+            length, head = int.from_bytes(found[2:10], "big"), 10
+        return len(found) >= head + length
 
     def _read(self, length: int) -> bytes:
         while len(self._received) < length:
