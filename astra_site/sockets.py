@@ -82,6 +82,11 @@ class Socket(WebSocketProtocol):
 
     flow: Flow
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether one side has said that it closes the connection, and the other has not answered."""
+        return bool(self.state == self.STATE_CLOSING)
+
     def connectionMade(self) -> None:  # noqa: N802
         """Take over the connection."""
         super().connectionMade()

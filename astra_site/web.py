@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 #: What work may take beyond the grace time to be handed back. Seconds.
 HAND_BACK_S = 3.0
 #: What requests and sockets have at least, when the work they waited for took all of the grace time. Seconds.
-LAST_WORDS_S = 1.0
+LAST_WORDS_S = 1.5
 CLOSE_SECONDS = 2.0
 #: A request that comes so long after we stopped listening is still answered. Seconds.
 LATE_S = 0.2
@@ -112,7 +112,7 @@ class Server(Daphne):
         if running:
             logger.info("waiting for %d requests", len(running), extra={"action": "drain"})
             await asyncio.wait(running, timeout=max(deadline - time.monotonic(), LAST_WORDS_S))
-        await flushed()
+        await self.said_goodbye()
         await _logged("close the clients", close_clients(), within_s=CLOSE_SECONDS)
         self.stop()  # type: ignore[no-untyped-call]
 
@@ -123,6 +123,15 @@ class Server(Daphne):
         for start in self.starting:
             start.cancel()
         await _ended(self.starting)
+
+    async def said_goodbye(self) -> None:
+        """Return when all that was written has left this process and closes were answered, or when that takes long."""
+        deadline = time.monotonic() + LAST_WORDS_S
+        while time.monotonic() < deadline:
+            writing = any(isinstance(writer, tcp.Connection) for writer in cast(Any, reactor).getWriters())
+            if not writing and not any(isinstance(one, sockets.Socket) and one.is_closing for one in self.connections):
+                return
+            await asyncio.sleep(FLUSH_POLL_S)
 
     def applications(self) -> set[asyncio.Future[Any]]:
         """Return the requests and sockets that are still being answered."""
@@ -135,15 +144,6 @@ class Server(Daphne):
         for task in running:
             task.cancel()
         return defer.Deferred.fromFuture(twisted_loop.create_task(_ended(running)))
-
-
-async def flushed() -> None:
-    """Return when all that was written has left this process, or when its reader is too slow."""
-    deadline = time.monotonic() + LAST_WORDS_S
-    while any(isinstance(writer, tcp.Connection) for writer in cast(Any, reactor).getWriters()):
-        if time.monotonic() > deadline:
-            return
-        await asyncio.sleep(FLUSH_POLL_S)
 
 
 async def _logged(what: str, work: Awaitable[None], *, within_s: float | None = None) -> None:

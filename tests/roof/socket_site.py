@@ -22,11 +22,13 @@ django.setup()
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope  # noqa: E402
 
-from astra_site import asgi, request_id, sockets, web  # noqa: E402
+from astra_site import asgi, drain, request_id, sockets, web  # noqa: E402
 from jobs.process import hooks  # noqa: E402
 
 #: The frames that `/flood` sends, and how long each is.
 FRAMES, LENGTH = 20_000, 1_000
+#: How much `/leave` says in the end.
+WORDS = 8 << 20
 
 sockets.PING_S = int(os.environ.get("PING_S", sockets.PING_S))
 sockets.PONG_S = int(os.environ.get("PONG_S", sockets.PONG_S))
@@ -93,6 +95,15 @@ async def deaf(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallabl
     await say(send, count)
 
 
+async def leave(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Say a word that takes long to read when the process begins to stop, then close."""
+    await accept(receive, send)
+    await say(send, "here")
+    await drain.begun()
+    await say(send, "x" * WORDS)
+    await send({"type": "websocket.close", "code": 4000, "reason": None})
+
+
 async def page(scope: Scope, send: ASGISendCallable) -> None:
     assert scope["type"] == "http"
     if scope["path"] == "/go":
@@ -109,6 +120,8 @@ async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISend
         await page(scope, send)
     elif scope["type"] == "websocket" and scope["path"] == "/flood":
         await flood(scope, receive, send)
+    elif scope["type"] == "websocket" and scope["path"] == "/leave":
+        await leave(scope, receive, send)
     elif scope["type"] == "websocket" and scope["path"] == "/deaf":
         await deaf(scope, receive, send)
     else:

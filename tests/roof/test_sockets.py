@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -228,3 +229,15 @@ def test_bytes_and_pings_come_back_too(shared: Site) -> None:
         assert client.receive_frame() == (PONG, b"hey")
         client.send_frame(BINARY, b"{}")
         assert client.receive_frame() == (BINARY, b"{}")
+
+
+def test_a_process_that_stops_lets_a_socket_hear_the_last_words_and_the_code(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    with WebSocket(site.port, "/leave") as client:
+        assert client.receive() == "here"
+        site.process.send_signal(signal.SIGTERM)
+        assert set(client.receive()) == {"x"}
+        with pytest.raises(Closed) as closed:
+            client.receive()
+    assert closed.value.code == 4000
+    assert site.process.wait(DEADLINE_S) == 0
