@@ -75,7 +75,7 @@ def test_a_cancelled_answer_is_charged(
     run_id = talking(model)
     Cancel(SYSTEM).run(run_id)
     run = charged(run_id, "cancelled")
-    assert 1 <= run.output_tokens <= 110, "what came until then, as far as it was read"
+    assert 1 <= run.output_tokens <= 125, "what came until then, as far as it was read"
     assert run.input_tokens > 0
     assert run.cost_usd > 0
     told = JobEvent.objects.get(job_id=run_id, kind="step", reason="failed").data
@@ -92,7 +92,7 @@ def test_what_one_process_had_begun_to_write_is_charged_beside_what_the_next_one
     first.terminate()
     assert first.ends_within(15) == 0
     begun = charged(run_id, "queued").output_tokens
-    assert 1 <= begun <= 110
+    assert 1 <= begun <= 125
     processes.worker("queue:2", environment=environment)
     run = charged(run_id, "succeeded")
     assert run.output == {"text": "Done."}
