@@ -9,7 +9,8 @@ import pytest
 
 from agents.llm.choose import UnknownModel, resolve
 from agents.llm.port import PydanticAIPort
-from agents.llm.prices import Prices, likely_tokens, most_input_tokens
+from agents.llm.prices import Prices, most_input_tokens
+from agents.runtime.sizes import likely_tokens
 from agents.runtime.types import Message, ModelCall, ToolSpec
 
 ALIASES = {"strong": "anthropic:claude-sonnet-5-5", "fast": "openai:gpt-5-mini", "main": "strong"}
