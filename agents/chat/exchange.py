@@ -116,7 +116,13 @@ def begin(said: Said, known: Registry, worker_id: UUID) -> Script[Begun]:
 
 
 def _look(said: Said) -> Script[dict[str, Any]]:
-    """Lock the conversation and return what decides."""
+    """Lock the conversation and return what decides, as it is once nobody else adds to it."""
+    locked = yield (
+        "SELECT 1 FROM agents_conversation WHERE id = %s AND user_id = %s FOR NO KEY UPDATE",
+        [said.conversation_id, said.user_id],
+    )
+    if not locked:
+        raise NotFound("There is no such conversation, or it is not yours.")
     rows = yield (
         "SELECT e.name AS endpoint, earlier.run_id AS earlier, earlier.id AS earlier_message,"
         " coalesce((SELECT max(place) FROM agents_message WHERE conversation_id = c.id), 0) AS last,"
@@ -126,12 +132,14 @@ def _look(said: Said) -> Script[dict[str, Any]]:
         " LEFT JOIN LATERAL (SELECT reply.run_id, reply.id FROM agents_message asked"
         "   JOIN agents_message reply ON reply.run_id = asked.run_id AND reply.role = 'assistant'"
         "   WHERE asked.conversation_id = c.id AND asked.client_id = %(client)s LIMIT 1) earlier ON true"
-        # Ids are times: no reply is written for longer than a quarter of an hour.
+        # Ids are times: no reply is written for longer than a quarter of an hour. The person's newest jobs, by their
+        # index: a planner that saw the time would rather read everybody's.
         " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE state IN ('queued', 'running')) AS running,"
         "   count(*) FILTER (WHERE id >= %(minute)s) AS sent,"
         "   extract(epoch FROM now() - min(created_at) FILTER (WHERE id >= %(minute)s)) AS oldest"
-        "   FROM jobs_job WHERE user_id = %(user)s AND id >= %(quarter)s AND home_lane = 'chat') lately"
-        " WHERE c.id = %(conversation)s AND c.user_id = %(user)s FOR NO KEY UPDATE OF c",
+        "   FROM (SELECT id, state, created_at FROM jobs_job WHERE user_id = %(user)s AND home_lane = 'chat'"
+        "     AND id >= (SELECT %(quarter)s::uuid) ORDER BY id DESC LIMIT 1000) newest) lately"
+        " WHERE c.id = %(conversation)s",
         {
             "conversation": said.conversation_id,
             "user": said.user_id,
@@ -141,8 +149,6 @@ def _look(said: Said) -> Script[dict[str, Any]]:
             "quarter": since(900),
         },
     )
-    if not rows:
-        raise NotFound("There is no such conversation, or it is not yours.")
     return rows[0]
 
 
@@ -247,9 +253,11 @@ _STATUS = {State.SUCCEEDED: "done", State.CANCELLED: "stopped", State.DEAD: "fai
 def on_transition(change: Transition) -> Script[None]:
     """Keep a reply's message in step with its run, in the same transaction."""
     message_id = change.payload["message"]
-    if change.new not in ENDED:
-        if change.old in ENDED:
+    if change.old in ENDED:
+        if change.new not in ENDED:
             yield "UPDATE agents_message SET status = 'writing', problem = NULL WHERE id = %s", [message_id]
+        return
+    if change.new not in ENDED:
         return
     own = stream.running(change.job_id)
     text, seq = (own.text, own.close()) if own is not None else (None, None)
@@ -257,8 +265,12 @@ def on_transition(change: Transition) -> Script[None]:
         text = text_of(change.outcome.result)
     problem = change.outcome.problem if isinstance(change.outcome, Failed) else None
     rows = yield (
-        "UPDATE agents_message SET status = %(status)s, text = coalesce(%(text)s, text),"
-        " seq = greatest(seq + 1, %(seq)s),"
+        "UPDATE agents_message SET status = %(status)s,"
+        # What an earlier claim wrote stays where the last one did not come so far.
+        " text = CASE WHEN %(behind)s AND length(text) > length(%(text)s::text) THEN text"
+        "   ELSE coalesce(%(text)s, text) END,"
+        # Where nobody here writes it, others may have heard more than was stored: of any claim so far.
+        " seq = greatest(seq + 1, coalesce(%(seq)s, (SELECT fence FROM jobs_job WHERE id = %(run)s) * %(seqs)s)),"
         " problem = CASE WHEN %(failed)s THEN coalesce(%(problem)s,"
         "   (SELECT error FROM jobs_job WHERE id = %(run)s)) END"
         " WHERE id = %(id)s RETURNING conversation_id, place",
@@ -267,7 +279,9 @@ def on_transition(change: Transition) -> Script[None]:
             "status": _STATUS[change.new],
             "failed": _STATUS[change.new] == "failed",
             "text": text,
+            "behind": own is not None and not own.has_caught_up and change.new is not State.SUCCEEDED,
             "seq": seq,
+            "seqs": stream.CLAIM_SEQS,
             "problem": Jsonb(problem) if problem is not None else None,
             "run": change.job_id,
         },

@@ -175,6 +175,11 @@ class RunStream:
         not after its end."""
         return not (self._jumped or self.closed)
 
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether its text is as far as what an earlier claim may have told."""
+        return self.claim.fence == 1 or not self._jumped
+
     def snapshot(self) -> str:
         """Return the frame for one who comes now: it has the number of the last one that the others got."""
         self.flush()
