@@ -10,8 +10,8 @@ from django.utils.safestring import SafeString
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-#: Headings of a text stand below those of the page around it.
-SHIFT = 2
+#: The first headings of a text stand at this level, below those of the page around it.
+TOP = 3
 #: A longer text is cut: it is the browser that would choke on it.
 MAX_CHARACTERS = 200_000
 
@@ -32,9 +32,8 @@ def render(text: str, *, sources: Collection[int] = ()) -> SafeString:
         sources: the numbers of the sources listed below the text; ``[2]`` becomes a link to ``#source-2`` if it is one.
     """
     tokens = _parser.parse(text[:MAX_CHARACTERS])
+    _fit_headings(tokens)
     for token in tokens:
-        if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{min(6, int(token.tag[1]) + SHIFT)}"
         if token.children and sources:
             token.children = list(_linked(token.children, sources))
     html = _parser.renderer.render(tokens, _parser.options, {})
@@ -47,6 +46,19 @@ def render(text: str, *, sources: Collection[int] = ()) -> SafeString:
         link_rel="noopener noreferrer nofollow",
     )
     return SafeString(clean)
+
+
+def _fit_headings(tokens: Sequence[Token]) -> None:
+    """Let the headings of a text begin at `TOP`, whatever it begins with, and leave no level out on the way down."""
+    highest, last = 6, TOP - 1
+    for token in tokens:
+        if token.type == "heading_open":
+            highest = min(highest, int(token.tag[1]))
+    for token in tokens:
+        if token.type == "heading_open":
+            last = min(TOP + int(token.tag[1]) - highest, last + 1, 6)
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{last}"
 
 
 def _linked(tokens: Sequence[Token], sources: Collection[int]) -> Iterator[Token]:

@@ -67,10 +67,12 @@
     }
 
     #withCopy(pre) {
-      if (pre.querySelector(".code-copy")) return;
       const button = made("code-template");
       button.dataset.copy = pre.textContent;
-      pre.append(button);
+      const holder = document.createElement("div");
+      holder.className = "code";
+      pre.replaceWith(holder);
+      holder.append(pre, button);
       pre.tabIndex = 0;
     }
 
@@ -252,6 +254,7 @@
     // --- what a reader opens -----------------------------------------------------------------------------------
 
     #toggled({ target }) {
+      if (this.node.contains(target)) this.scroll.look();
       if (target.matches?.("details[data-step]") && target.open && !("loaded" in target.dataset)) this.#load(target);
     }
 

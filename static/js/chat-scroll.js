@@ -12,7 +12,7 @@
         this.toEnd();
         document.getElementById("text")?.focus({ preventScroll: true });
       });
-      window.addEventListener("scroll", () => this.#look(), { passive: true });
+      window.addEventListener("scroll", () => this.look(), { passive: true });
       window.addEventListener("resize", () => this.follow());
       if ("scrollRestoration" in history) history.scrollRestoration = "manual";
     }
@@ -22,7 +22,7 @@
       return page.scrollHeight - innerHeight - scrollY;
     }
 
-    #look() {
+    look() {
       this.follows = this.#distance < NEAR;
       this.button.hidden = this.follows;
       if (this.follows) delete this.button.dataset.news;
@@ -31,7 +31,7 @@
     toEnd() {
       this.follows = true;
       window.scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
-      this.#look();
+      this.look();
     }
 
     // Call after something was added at the end.
@@ -46,7 +46,7 @@
     // Call after something changed, but nothing was added.
     settle() {
       if (this.follows) this.toEnd();
-      else this.#look();
+      else this.look();
     }
 
     // Runs a change above what is being read, so that what is being read stays where it is.

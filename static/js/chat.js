@@ -62,6 +62,7 @@
   const showStanding = () => {
     const how = standing();
     line.toggleAttribute("data-shown", Boolean(how));
+    line.toggleAttribute("data-loss", Boolean(how?.loss));
     if (how?.loss && !lossShown) announce("Connection lost.");
     lossShown = Boolean(how?.loss);
     put(line.querySelector("[data-line]"), how?.words ?? "");
@@ -89,7 +90,7 @@
       put(doing.querySelector(".step-took"), ms >= 1_000 ? seconds(ms) : "");
     }
     let words = "";
-    if (lostAt && now - lostAt > 800) words = "It goes on as soon as there is a connection.";
+    if (lostAt && now - lostAt > 800) words = "Waiting for the connection …";
     else if (reply.stopping) words = "Stopping …";
     else if (reply.waiting) words = "Waiting for a person to decide …";
     else if (doing) words = "";

@@ -247,6 +247,14 @@ def test_hostile_text_stays_text(client: Client, ulla: User, evil: str) -> None:
     assert [name for name, _ in elements.found].count("h1") == 1
 
 
+@pytest.mark.parametrize(
+    ("written", "levels"),
+    [("# A\n## B\n### C", "345"), ("## A\n#### B\n# C\n## D", "3434"), ("###### A\n###### B", "33")],
+)
+def test_headings_of_an_answer_leave_no_level_out(written: str, levels: str) -> None:
+    assert re.findall(r"<h(\d)>", transcript.rendered(written)) == list(levels)
+
+
 def test_a_huge_answer_is_cut_rather_than_sent(client: Client, ulla: User) -> None:
     conversation = talk(ulla, "x", "word " * 60_000)
     assert len(html(client, f"/chat/{conversation.pk}/")) < 260_000
