@@ -16,7 +16,7 @@ from agents.chat import escape, exchange, forgetting, stream
 from agents.journal import RunJournal
 from agents.modes import policy
 from agents.runtime import program
-from agents.runtime.context import Options, RunContext
+from agents.runtime.context import RunContext
 from agents.runtime.errors import JournalUnavailable, ProgramError, RunError, VersionMismatch, WallClockExceeded
 from agents.runtime.ports import Superseded
 from agents.runtime.run import execute
@@ -45,7 +45,6 @@ class RunHandler:
         spec = registry.spec(row["name"], row["version"], row["definition"])
         rules = policy(row["mode"])
         tools = row["tools"]  # None where nothing was ever loaded
-        options = Options(attempts=rules.attempts(), streaming=rules.streaming())
         port = services.model_port()
         port.prices.learn(row["prices"] or {})
         journal = RunJournal(claim, row["journal_epoch"])
@@ -58,7 +57,7 @@ class RunHandler:
             port=port,
             toolbox=services.toolbox(tools["overrides"] if tools else {}),
             transport=stream.running(claim.job_id),
-            options=replace(options, max_batch_size=tools["max_batch_size"]) if tools else options,
+            options=rules.options(tools["max_batch_size"] if tools else None),
             limits=rules.limits(spec.limits, Budget.model_validate(row["budget"])),
             seed=row["seed"],
             elapsed_s=(datetime.now(UTC) - row["created_at"]).total_seconds(),
