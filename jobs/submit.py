@@ -57,6 +57,8 @@ class Submission:
     job_id: UUID = field(default_factory=uuid7)
     #: The worker that runs it at once: it never waits in its lane. None: whoever claims it.
     claimed_by: UUID | None = None
+    #: The caller holds the partition's lock already.
+    is_locked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,8 @@ def submit_script(submission: Submission) -> Script[Submitted]:
     """
     if not lanes.is_lane(submission.lane):
         raise lanes.UnknownLane(f"there is no lane {submission.lane!r}")
-    yield from lock_partition(submission.partition_key)
+    if not submission.is_locked:
+        yield from lock_partition(submission.partition_key)
     if submission.idempotency is not None:
         earlier = yield from _earlier(submission.idempotency)
         if earlier is not None:
@@ -266,18 +269,21 @@ def _refuse_when_full(lane: str, max_depth: int) -> Script[None]:
 
 def _place(submission: Submission) -> Script[tuple[UUID, list[str]]]:
     """Return the job's id, and why it may not be queued yet. The caller holds the partition's lock."""
-    job_id, blocked_on = submission.job_id, []
-    if submission.hold_keys:
-        rows = yield "SELECT DISTINCT key FROM jobs_hold WHERE key = ANY(%s) ORDER BY key", [list(submission.hold_keys)]
-        blocked_on = [f"hold:{row['key']}" for row in rows]
-    if submission.partition_key is not None:
-        rows = yield (
-            "SELECT id FROM jobs_job WHERE partition_key = %s"
-            " AND state IN ('scheduled', 'blocked', 'queued', 'running', 'waiting') ORDER BY id DESC LIMIT 1",
-            [submission.partition_key],
-        )
-        if rows:
-            blocked_on.append(PARTITION)
-            if rows[0]["id"] > job_id:
-                job_id = later_than(rows[0]["id"])
+    job_id = submission.job_id
+    blocked_on: list[str] = []
+    if not submission.hold_keys and submission.partition_key is None:
+        return job_id, blocked_on
+    rows = yield (
+        "(SELECT DISTINCT key, NULL::uuid AS last FROM jobs_hold WHERE key = ANY(%s) ORDER BY key) UNION ALL"
+        " (SELECT NULL, id FROM jobs_job WHERE partition_key = %s"
+        " AND state IN ('scheduled', 'blocked', 'queued', 'running', 'waiting') ORDER BY id DESC LIMIT 1)",
+        [list(submission.hold_keys), submission.partition_key],
+    )
+    for row in rows:
+        if row["last"] is None:
+            blocked_on.append(f"hold:{row['key']}")
+            continue
+        blocked_on.append(PARTITION)
+        if row["last"] > job_id:
+            job_id = later_than(row["last"])
     return job_id, blocked_on

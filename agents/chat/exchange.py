@@ -82,10 +82,13 @@ def begin(said: Said, known: Registry, worker_id: UUID) -> Script[Begun]:
     def insert(job_id: UUID) -> Script[None]:
         yield from invoke.insert_run(job_id, found, given, said.user_id, {})
         yield (
-            "INSERT INTO agents_message (id, conversation_id, place, role, text, status, run_id, client_id, seq)"
+            "WITH conversation AS (UPDATE agents_conversation SET updated_at = now(),"
+            " title = CASE WHEN title = '' THEN %(title)s ELSE title END WHERE id = %(conversation)s)"
+            " INSERT INTO agents_message (id, conversation_id, place, role, text, status, run_id, client_id, seq)"
             " VALUES (%(asked)s, %(conversation)s, %(place)s, 'user', %(text)s, 'done', %(run)s, %(client)s, 0),"
             " (%(reply)s, %(conversation)s, %(place)s + 1, 'assistant', '', 'writing', %(run)s, NULL, 0)",
             {
+                "title": title_from(said.text),
                 "asked": message_id,
                 "reply": reply_id,
                 "conversation": said.conversation_id,
@@ -94,11 +97,6 @@ def begin(said: Said, known: Registry, worker_id: UUID) -> Script[Begun]:
                 "run": job_id,
                 "client": said.client_id,
             },
-        )
-        yield (
-            "UPDATE agents_conversation SET updated_at = now(), title = CASE WHEN title = '' THEN %s ELSE title END"
-            " WHERE id = %s",
-            [title_from(said.text), said.conversation_id],
         )
 
     made = yield from submit_script(
@@ -110,6 +108,7 @@ def begin(said: Said, known: Registry, worker_id: UUID) -> Script[Begun]:
             max_attempts=MAX_ATTEMPTS,
             with_job=insert,
             claimed_by=worker_id,
+            is_locked=True,
         )
     )
     return Begun(made.job_id, reply_id, made.claim)
