@@ -152,13 +152,6 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 LANES = ("chat", "queue", "scheduled", "batch", "tools", "delivery", "evals", "suspect")
 RQ_QUEUES = {lane: {"URL": REDIS_URL, "SERIALIZER": "json"} for lane in LANES}
-# redis-py's own socket_timeout of 5 s would close every WebSocket after 5 s without a message.
-CHANNEL_LAYERS = {
-    "default": {
-        "BACKEND": "channels_redis.core.RedisChannelLayer",
-        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": None}]},
-    },
-}
 
 # --- People ------------------------------------------------------------------------------------------------------
 

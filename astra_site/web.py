@@ -162,14 +162,10 @@ async def _ended(tasks: Collection[asyncio.Future[Any]]) -> None:
 
 async def close_clients() -> None:
     """Close what this process opened lazily on its event loop."""
-    from channels.layers import channel_layers
-
     from jobs import pool
 
     await hooks.shut_down()
     await pool.close_pool()
-    for layer in channel_layers.backends.values():
-        await layer.close_pools()
 
 
 def serve(listener: socket.socket) -> None:
