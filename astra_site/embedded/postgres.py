@@ -27,7 +27,7 @@ INITDB = ("-U", "astra", "-A", "trust", "-E", "UTF8", *LOCALE)
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    "max_connections": "100",
+    "max_connections": "200",
     "synchronous_commit": "on",
     "wal_level": "minimal",
     "max_wal_senders": "0",
