@@ -77,6 +77,16 @@ class Entry:
             "about": about if str(about := told.get("type") or "").startswith("/problems/") else "",
         }
 
+    @property
+    def handed_over(self) -> UUID | None:
+        """The task that goes on with it in the background, if there is one."""
+        told = self.message.problem if isinstance(self.message.problem, dict) else {}
+        found = told.get("handed_over")
+        try:
+            return UUID(found["task_id"]) if isinstance(found, dict) else None
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
 
 @dataclass(frozen=True, slots=True)
 class Transcript:

@@ -26,7 +26,7 @@ from tests.console.conftest import CONFIG
 from tests.support.configs import load
 from tests.support.people import person
 from tests.support.talks import answer, say, talk, with_chat
-from tests.support.tasks import step
+from tests.support.tasks import step, task
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -227,6 +227,19 @@ def test_how_an_answer_ended_is_said_in_words(client: Client, ulla: User) -> Non
     assert 'href="/problems/wall-clock"' in page
     assert "evil.example" not in page
     assert page.count("Try again") >= 2
+
+
+def test_a_message_that_goes_on_as_a_task_leads_there_and_is_not_asked_again(client: Client, ulla: User) -> None:
+    conversation = talk(ulla, "Research it")
+    goes_on = task("running", user=ulla)
+    problem = {"title": "It took too long", "handed_over": {"task_id": str(goes_on.pk), "endpoint": "help.v1"}}
+    answer(conversation, state="dead", problem=problem)
+    page = html(client, f"/chat/{conversation.pk}/")
+    assert f'as <a href="/console/tasks/{goes_on.pk}/">a task</a>' in page
+    assert not re.search(r'<button class="button" type="submit">[^<]*<svg[^>]*>.*?</svg>Try again', page)
+    for nonsense in ("x", {"task_id": "x"}, {"task_id": None}, {}):
+        Message.objects.filter(role="assistant").update(problem={"handed_over": nonsense})
+        assert "Try again</button>" in html(client, f"/chat/{conversation.pk}/")
 
 
 @pytest.mark.parametrize("evil", HOSTILE)
