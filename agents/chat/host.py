@@ -123,7 +123,15 @@ class ChatHost:
     def leave(self, conversation_id: UUID, socket: Socket) -> None:
         """A page is gone."""
         if self.rooms.leave(conversation_id, socket):
+            self._unfollow(conversation_id)
+
+    def _unfollow(self, conversation_id: UUID) -> None:
+        """Hear no more of a conversation that is neither shown nor written here. Who writes it must hear who asks."""
+        if self.rooms.get(conversation_id) is None and not self._is_written(conversation_id):
             self._relay.unfollow(conversation_id)
+
+    def _is_written(self, conversation_id: UUID) -> bool:
+        return any(written.conversation_id == conversation_id for written in self._streams)
 
     async def send(self, said: Said) -> Begun:
         """Begin the reply to a message; the run goes on whoever is still there to read it.
@@ -243,6 +251,7 @@ class ChatHost:
         )
         stream.keep(made)
         self._streams.add(made)
+        self._relay.follow(conversation_id)
         return made
 
     def _start(self, written: RunStream) -> None:
@@ -264,11 +273,15 @@ class ChatHost:
         if reply is not None and reply.has_ended:
             self._say(conversation_id, await frames.last(reply))
         room = self.rooms.get(conversation_id)
-        if reply is not None and not reply.has_ended and room is not None:
-            room.want(run_id, written.seq)
-        if not any(other.conversation_id == conversation_id for other in self._streams):
+        if reply is not None and room is not None:
+            if reply.has_ended:
+                room.saw(run_id, reply.seq)
+            else:
+                room.want(run_id, written.seq)
+        if not self._is_written(conversation_id):
             self._remote.discard(conversation_id)
             self._asked_at.pop(conversation_id, None)
+        self._unfollow(conversation_id)
 
     async def _woken(self, data: bytes) -> None:
         self._look.set()
@@ -370,12 +383,18 @@ class ChatHost:
         elif kind == "conversation.message":
             self._spawn(self._tell_message(conversation_id, UUID(frame["message_id"])))
         else:
-            takes = room.takes(UUID(frame["run_id"]), frame)
-            if takes:
-                room.say(text)
-            elif takes is None:
-                room.want(UUID(frame["run_id"]), 0)
-                self._ask(conversation_id)
+            self._pass_on(room, UUID(frame["run_id"]), frame, text)
+
+    def _pass_on(self, room: Room, run_id: UUID, frame: dict[str, Any], text: str) -> None:
+        own = stream.running(run_id)
+        if own is not None and int(frame["seq"]) <= own.seq:
+            return  # of whoever wrote it before us, and does not know yet
+        takes = room.takes(run_id, frame)
+        if takes:
+            room.say(text)
+        elif takes is None:
+            room.want(run_id, 0)
+            self._ask(room.conversation_id)
 
     def _answer(self, conversation_id: UUID) -> None:
         for written in self._streams:
@@ -488,13 +507,3 @@ def send_from_thread(conversation_id: UUID, user: AbstractBaseUser, text: str, c
     host = current()
     said = Said(conversation_id, user.pk, exchange.check_text(text), client_id)
     return asyncio.run_coroutine_threadsafe(host.send(said), host.loop).result(timeout=30).run_id
-
-
-def stop_from_thread(run_id: UUID, conversation_id: UUID, actor: Actor) -> None:
-    """Stop a reply from a Django view.
-
-    Raises:
-        Problem: there is no such reply in that conversation.
-    """
-    host = current()
-    asyncio.run_coroutine_threadsafe(host.stop_run(run_id, conversation_id, actor), host.loop).result(timeout=30)

@@ -83,6 +83,13 @@ def web(_module_database: None, a_model: OpenAIServer) -> Iterator[Web]:
 
 
 @pytest.fixture
+def other_web(web: Web, a_model: OpenAIServer) -> Iterator[Web]:
+    """A second web process on the same database."""
+    with Processes() as processes:
+        yield Web(processes, a_model.base_url, environment=SHORT)
+
+
+@pytest.fixture
 def model(a_model: OpenAIServer) -> OpenAIServer:
     """The model, which answers quickly and well unless the test says otherwise."""
     a_model.says, a_model.first_token_s, a_model.token_s = Says(WORDS), 0.0, 0.0
@@ -333,6 +340,20 @@ def test_a_page_that_lost_its_line_goes_on_where_the_reply_is(page: Page, model:
     quick(model)
     assert page.ended(shown)["text"] == WORDS
     assert shown.gaps == shown.repeats == 0
+
+
+def test_a_page_that_lost_its_line_goes_on_at_a_process_that_does_not_write_the_reply(
+    page: Page, model: OpenAIServer, other_web: Web
+) -> None:
+    slow(model)
+    shown = page.begin()
+    half(page, shown)
+    page.drop()  # now nobody shows the reply where it is written
+    page.open(other_web)
+    page.until(lambda: "word-50 " in shown.text, within_s=SOON_S)
+    assert shown.end is None
+    quick(model)
+    assert page.ended(shown)["text"] == WORDS
 
 
 def test_a_reply_that_ended_while_the_line_was_lost_is_shown_whole(page: Page, model: OpenAIServer) -> None:
