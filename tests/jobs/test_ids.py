@@ -8,7 +8,7 @@ import pytest
 import time_machine
 
 from jobs import ids
-from jobs.ids import later_than, uuid7
+from jobs.ids import later_than, since, uuid7
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +67,23 @@ def test_an_id_can_be_made_to_sort_after_another(other: uuid.UUID) -> None:
     made = later_than(other)
     assert made > other
     assert (made.version, made.variant) == (7, uuid.RFC_4122)
+
+
+def test_ids_made_since_a_moment_sort_after_it_and_no_others() -> None:
+    with time_machine.travel("2030-01-01T10:00:00Z", tick=False) as clock:
+        before = uuid7()
+        clock.shift(0.001)
+        first = uuid7()
+        clock.shift(60)
+        last = uuid7()
+        bound = since(60)
+        assert before < bound <= first < last
+        assert since(0) <= last < since(-1)
+        assert (bound.version, bound.variant) == (7, uuid.RFC_4122)
+
+
+def test_the_bound_of_a_moment_is_before_every_id_of_its_millisecond() -> None:
+    with time_machine.travel("2030-01-01T10:00:00Z", tick=False):
+        made = [uuid7() for _ in range(1_000)]
+        assert since(0) < min(made)
+        assert max(made) < since(-0.001)

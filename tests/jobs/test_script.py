@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+import redis
 from django.db import DataError, IntegrityError, ProgrammingError, connection, transaction
 
 from jobs import holds, lease, reconcile, script, stats, waits, wakeups
@@ -17,7 +19,7 @@ from jobs.claim import claim, claim_some, finish, report_progress
 from jobs.handlers import Blocked, Claim, Failed, HandedBack, Parked, Succeeded, WaitFor
 from jobs.models import Job
 from jobs.pool import close_pool, conninfo, get_pool
-from jobs.script import Script, Wake
+from jobs.script import Script, Tell, Wake
 from jobs.submit import Idempotency, Submission, submit_script
 from tests.jobs.drive import PROBLEM, ask, person, story
 
@@ -147,6 +149,78 @@ def test_wake_ups_leave_after_the_commit(run: Run) -> None:
     assert run(wake()) == "done"
     assert depths == [0]
     assert (wakeups.depth("queue"), wakeups.depth("batch")) == (2, 1)
+
+
+def test_messages_leave_after_the_commit_in_their_order(run: Run, valkey: redis.Redis) -> None:
+    with valkey.pubsub(ignore_subscribe_messages=True) as ear:  # type: ignore[no-untyped-call]
+        ear.subscribe("test:a", "test:b")
+        while ear.get_message(timeout=0.2) is not None:
+            pass
+
+        def tell() -> Script[str]:
+            assert (yield Tell("test:a", {"n": 1, "word": "é"})) == []
+            yield Tell("test:b", ["n", 2])
+            yield "SELECT 1", []
+            assert ear.get_message(timeout=0.05) is None
+            yield Tell("test:a", None)
+            return "done"
+
+        assert run(tell()) == "done"
+        heard = [ear.get_message(timeout=5) for _ in range(3)]
+    told = [(it["channel"].decode(), json.loads(it["data"])) for it in heard if it is not None]
+    assert told == [("test:a", {"n": 1, "word": "é"}), ("test:b", ["n", 2]), ("test:a", None)]
+
+
+def test_a_script_that_raises_tells_nobody(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(wakeups, "tell", told.extend)
+
+    def tell() -> Script[None]:
+        yield Tell("test:a", 1)
+        yield "SELECT 1", []
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        run(tell())
+    assert told == []
+
+
+def test_a_message_in_a_transaction_that_is_rolled_back_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(wakeups, "tell", told.extend)
+
+    def tell() -> Script[None]:
+        yield Tell("test:a", 1)
+
+    def roll_back() -> None:
+        with transaction.atomic():
+            script.run(tell())
+            assert told == []
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        roll_back()
+    assert told == []
+    with transaction.atomic():
+        script.run(tell())
+        assert told == []
+    assert told == [("test:a", 1)]
+
+
+def test_without_redis_a_script_that_tells_is_written_all_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> redis.Redis:
+        raise redis.ConnectionError("away")
+
+    monkeypatch.setattr(wakeups, "client", away)
+    asked = _asked()
+
+    def tell() -> Script[str]:
+        yield from submit_script(asked)
+        yield Tell("test:a", 1)
+        return "done"
+
+    assert run(tell()) == "done"
+    assert Job.objects.count() == 1
 
 
 def test_a_script_that_raises_changes_nothing_and_wakes_nobody(run: Run) -> None:
