@@ -1,4 +1,4 @@
-"""Jobs that are made by the worker that runs them, as in lane `chat`: whole or not at all, and taken over by another."""
+"""Jobs made by the worker that runs them, as in lane `chat`: whole or not at all, and taken over by another one."""
 
 from __future__ import annotations
 
