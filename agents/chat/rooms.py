@@ -42,6 +42,10 @@ class Room:
         self._wanted.add(run_id)
         self._note(run_id, max(seq, self._seqs.get(run_id, 0)))
 
+    def saw(self, run_id: UUID, seq: int) -> None:
+        """Note that this process itself has shown a reply up to ``seq``."""
+        self._note(run_id, max(seq, self._seqs.get(run_id, 0)))
+
     def takes(self, run_id: UUID, frame: dict[str, Any]) -> bool | None:
         """Tell whether another process's frame is to be shown. None: something is missing before it."""
         kind, seq = frame["type"], int(frame["seq"])
