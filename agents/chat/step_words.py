@@ -23,6 +23,8 @@ def words(name: str, given: Any = None, output: Any = None) -> str:
     known = _KNOWN.get(name)
     if result is not None and not result.get("ok", True):
         return f"{known[2] if known else f'{readable(name)} failed'}{_about(name, arguments, ': ')}"
+    if result is None and given is None and name in _UNKNOWN:
+        return _UNKNOWN[name]
     if result is None:
         return f"{known[0] if known else f'Using {readable(name, inside=True)}'}{_about(name, arguments, ' ')}"
     if name == "web_crawl":
@@ -45,6 +47,8 @@ _KNOWN: Mapping[str, tuple[str, str, str]] = {
     "memory_write": ("Remembering", "Remembered", "Could not remember it"),
     "file_read": ("Reading", "Read", "Could not read the file"),
 }
+#: While it runs on nobody knows what.
+_UNKNOWN = {"web_crawl": "Reading web pages", "file_read": "Reading files"}
 _OBJECT = {"memory_write": "text", "file_read": "path"}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from agents.chat.step_words import words
 from agents.runtime.plain import plain
 from agents.runtime.ports import JOINT, StepKind, StepRecord
 from jobs.handlers import Claim
@@ -78,13 +79,15 @@ class RunStream:
     async def begin(self, key: str, name: str, kind: StepKind) -> None:
         """Tell that a step begins."""
         if kind not in _SILENT:
-            self._step({"key": key, "name": name, "kind": kind, "status": "started", "summary": ""})
+            told = {"words": words(name)} if kind == "tool" else {}
+            self._step({"key": key, "name": name, "kind": kind, "status": "started", "summary": "", **told})
 
     async def step(self, record: StepRecord) -> None:
         """Tell that a step, or an attempt at it, is over."""
         if record.kind in _SILENT or record.name == "patched":
             return
         status = "finished" if record.ok else "failed" if record.is_final else "started"
+        told = {"words": words(record.name, record.input, record.output)} if record.ok and record.kind == "tool" else {}
         self._step(
             {
                 "key": record.key,
@@ -93,6 +96,7 @@ class RunStream:
                 "status": status,
                 "summary": record.summary,
                 "ms": round((record.finished_at - record.started_at).total_seconds() * 1000),
+                **told,
             }
         )
 

@@ -105,7 +105,7 @@
       this.changed(this, "run.snapshot");
     }
 
-    #step({ key, name, kind, status, summary, ms }) {
+    #step({ key, name, kind, status, summary, ms, words }) {
       let line = [...this.steps.children].find((one) => one.dataset.key === key);
       const shown = SHOWN_KINDS.has(kind) || status === "failed" || (status === "started" && summary);
       if (!shown) {
@@ -117,7 +117,7 @@
         }
         line.dataset.kind = kind;
         line.dataset.status = status;
-        line.querySelector(".step-words").textContent = this.#words(name, kind, status, summary);
+        line.querySelector(".step-words").textContent = words || this.#words(name, kind, status, summary);
         line.querySelector(".step-took").textContent = status === "started" || ms === undefined ? "" : duration(ms);
         if (status === "started") line.dataset.since ??= String(Date.now());
         if (status !== "started") this.log.reopen(line);

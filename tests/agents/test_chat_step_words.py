@@ -1,0 +1,54 @@
+"""What a step of an answer is called by the people who wait for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agents.chat.step_words import arguments_of, result_of, words
+
+URL = {"url": "https://docs.example.com:8080/a?b=c"}
+
+
+def given(tool: str, **arguments: Any) -> dict[str, Any]:
+    return {"tool": tool, "arguments": arguments}
+
+
+def came(content: Any, *, ok: bool = True) -> dict[str, Any]:
+    return {"tool": "t", "call_id": "1", "ok": ok, "error": None if ok else "timeout", "content": content}
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "output", "told"),
+    [
+        ("web_crawl", None, None, "Reading web pages"),
+        ("web_crawl", given("web_crawl", **URL), None, "Reading docs.example.com"),
+        ("web_crawl", given("web_crawl", **URL), came({"pages": [1]}), "Read 1 page of docs.example.com"),
+        ("web_crawl", given("web_crawl", **URL), came({"pages": []}), "Read 0 pages of docs.example.com"),
+        ("web_crawl", given("web_crawl", **URL), came("x", ok=False), "Could not read the web page: docs.example.com"),
+        ("web_crawl", given("web_crawl", url="http://[bad"), came({}), "Read pages"),
+        ("web_crawl", given("web_crawl", url=7), came(None), "Read pages"),
+        ("memory_read", given("memory_read", query="x"), came({}), "Looked up what it remembers"),
+        ("memory_write", given("memory_write", text="Tuesday"), came({}), "Remembered “Tuesday”"),
+        ("file_read", given("file_read", path="a/notes.txt"), came({"text": "x"}), "Read a/notes.txt"),
+        ("file_read", given("file_read", path=""), came({"entries": [], "path": "."}), "Listed the files of ."),
+        ("look_up_order", None, None, "Using look up order"),
+        ("look_up_order", given("look_up_order", id=7, code="A7"), came({}), "Used look up order “A7”"),
+        ("look_up_order", given("look_up_order"), came("no", ok=False), "Look up order failed"),
+        ("", None, None, "Using a tool"),
+        ("t", ["not", "a", "call"], ["not", "a", "result"], "Using t"),
+        ("t", given("t", text="word\n" * 100), came({}), "Used t “" + ("word " * 16)[:79] + "…”"),
+    ],
+)
+def test_a_call_is_told_in_a_line(name: str, call: Any, output: Any, told: str) -> None:
+    assert words(name, call, output) == told
+
+
+def test_what_a_person_opens_is_the_call_and_its_result_without_the_journals_wrapping() -> None:
+    assert arguments_of(given("t", a=1)) == {"a": 1}
+    assert arguments_of({"preview": "…", "characters": 9}) == {"preview": "…", "characters": 9}
+    assert arguments_of(None) is None
+    assert result_of(came({"a": 1})) == {"a": 1}
+    assert result_of(came("Too slow", ok=False)) == {"error": "timeout", "message": "Too slow"}
+    assert result_of("a step's own") == "a step's own"
