@@ -1,7 +1,7 @@
-"""Run benchmarks and print one table of ratios: `python -m bench [--quick] [NAME …]`, or `make bench`.
+"""Run benchmarks and print tables of ratios: `python -m bench [--quick] [NAME …]`, or `make bench`.
 
-Without a name all of them run, which takes about half an hour; `--quick` takes two minutes and shows only that they
-work.
+Without a name all of them run, which takes about an hour and a half; `--quick` takes five minutes and shows only that
+they work.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from importlib.metadata import version
 from bench.stage import ROOT, Stage
 from bench.table import table
 
-BENCHMARKS = ("submit_latency", "throughput", "io_bound", "claim_cost", "recovery")
-
+#: By the table that they fill.
+TABLES = {
+    "queue": ("submit_latency", "throughput", "io_bound", "claim_cost", "recovery"),
+    "chat": ("chat_first_token", "chat_coalescing", "chat_reconnect"),
+}
+BENCHMARKS = tuple(name for names in TABLES.values() for name in names)
 
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
-BEGIN, END = "<!-- The table of `make bench`. -->\n", "<!-- Its end. -->\n"
+BEGIN, END = "<!-- `make bench`, the {}. -->\n", "<!-- Its end. -->\n"
 
 
 def main(*names: str) -> None:
@@ -30,7 +34,7 @@ def main(*names: str) -> None:
     if not names:
         parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(BENCHMARKS)}")
     parser.add_argument("--quick", action="store_true", help="few tasks, one round: to see that it works")
-    parser.add_argument("--keep", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--keep", action="store_true", help=f"put the tables into {PAGE.relative_to(ROOT)}")
     parser.add_argument(
         "--rounds", type=int, metavar="N", help="rounds of each benchmark instead of the usual three to seven"
     )
@@ -45,25 +49,34 @@ def main(*names: str) -> None:
             file=sys.stderr,
         )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else the servers would go on
-    rows = []
     with Stage(options.rounds) as stage:
         where = _where(stage)
-        for name in chosen:
-            print(f"{name} …", file=sys.stderr)
-            rows += importlib.import_module(f"bench.{name}").measure(stage, quick=options.quick)
-    text = f"{where}\n\n{table(rows)}\n"
-    print(text, end="")
-    if options.keep:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}{text}{END}{rest.partition(END)[2]}")
+        print(where)
+        for kind, of_kind in TABLES.items():
+            rows = []
+            for name in of_kind:
+                if name in chosen:
+                    print(f"{name} …", file=sys.stderr)
+                    rows += importlib.import_module(f"bench.{name}").measure(stage, quick=options.quick)
+            if rows:
+                print(f"\n{table(rows)}", flush=True)
+                if options.keep:
+                    _keep(kind, f"{where}\n\n{table(rows)}\n")
+
+
+def _keep(kind: str, text: str) -> None:
+    before, begin, rest = PAGE.read_text().partition(BEGIN.format(kind))
+    if not begin:
+        sys.exit(f"{PAGE} has no place for the table of the {kind}")
+    PAGE.write_text(f"{before}{begin}{text}{END}{rest.partition(END)[2]}")
 
 
 def _where(stage: Stage) -> str:
     servers = f"PostgreSQL {stage.postgres_version()}, Valkey {stage.valkey.info('server')['valkey_version']}"
-    peers = ", ".join(f"{name} {number}" for name, number in stage.peers_versions("rq", "celery").items())
+    peers = stage.peers_versions("rq", "celery") | {name: version(name) for name in ("channels", "daphne")}
     return (
         f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}; "
-        f"{servers}, psycopg {version('psycopg')}; {peers}"
+        f"{servers}, psycopg {version('psycopg')}; {', '.join(f'{name} {number}' for name, number in peers.items())}"
     )
 
 

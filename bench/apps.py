@@ -7,6 +7,7 @@ class BenchConfig(AppConfig):
     name = "bench"
 
     def ready(self) -> None:
-        from bench import handlers
+        from bench import chat_model, handlers
 
         handlers.register()
+        chat_model.install()

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
-from bench.contenders import Contender
 from bench.table import Row
 
 #: Of each contender, by name, what was measured in each round.
 Results = dict[str, list[dict[str, float]]]
 
 
-def interleave(contenders: Sequence[Contender], rounds: int, once: Callable[[Contender], dict[str, float]]) -> Results:
+class Named(Protocol):
+    """Whoever is measured."""
+
+    name: str
+
+
+N = TypeVar("N", bound=Named)
+
+
+def interleave(contenders: Sequence[N], rounds: int, once: Callable[[N], dict[str, float]]) -> Results:
     """Measure every contender once a round. ``once`` returns values by the name of the measure."""
     results: Results = {contender.name: [] for contender in contenders}
     for _ in range(rounds):
