@@ -7,8 +7,9 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import redis
@@ -55,20 +56,12 @@ _silent_until = 0.0
 
 def push(lanes: Sequence[str]) -> None:
     """Push one wake-up for each lane named. Never raises for want of Redis: idle slots look for themselves."""
-    global _silent_until
-    if time.monotonic() < _silent_until:
-        return
-    try:
-        for lane in lanes:
+    with _quietly("could not push a wake-up; idle workers will look", "wakeup_not_pushed") as is_there:
+        for lane in lanes if is_there else ():
             if lane == CHAT_LANE:
                 client().publish(CHAT, "")
-                continue
-            queue(lane).enqueue(wake, job_timeout=-1, result_ttl=0, failure_ttl=0, description=lane)
-    except redis.RedisError as error:
-        _silent_until = time.monotonic() + SILENT_S
-        logger.warning(
-            "could not push a wake-up; idle workers will look: %s", error, extra={"action": "wakeup_not_pushed"}
-        )
+            else:
+                queue(lane).enqueue(wake, job_timeout=-1, result_ttl=0, failure_ttl=0, description=lane)
 
 
 _pusher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wakeups")
@@ -81,11 +74,20 @@ async def in_thread(say: Callable[[T], None], what: T) -> None:
 
 def tell(messages: Sequence[tuple[str, Any]]) -> None:
     """Publish messages, (channel, JSON) each. Never raises for want of Redis: what matters is in the database."""
-    for channel, message in messages:
-        try:
+    with _quietly("could not publish", "not_published") as is_there:
+        for channel, message in messages if is_there else ():
             client().publish(channel, json.dumps(message))
-        except redis.RedisError as error:
-            logger.warning("could not publish: %s", error, extra={"action": "not_published"})
+
+
+@contextmanager
+def _quietly(what: str, action: str) -> Iterator[bool]:
+    """Keep the errors of Redis from whoever submits; gives whether it is worth a try now."""
+    global _silent_until
+    try:
+        yield time.monotonic() >= _silent_until
+    except redis.RedisError as error:
+        _silent_until = time.monotonic() + SILENT_S
+        logger.warning("%s: %s", what, error, extra={"action": action})
 
 
 def nudge(job_id: object) -> None:

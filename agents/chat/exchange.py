@@ -341,8 +341,8 @@ class Reply:
 def read(run_id: UUID, conversation_id: UUID) -> Script[Reply | None]:
     """Return the reply of a run in that conversation; None if there is none."""
     rows = yield (
-        "SELECT m.id, m.text, m.seq, m.status, m.problem, j.state, r.input_tokens, r.output_tokens, r.cost_usd,"
-        " r.cost_known FROM agents_message m JOIN jobs_job j ON j.id = m.run_id JOIN agents_run r ON r.job_id = j.id"
+        "SELECT m.id, m.text, m.seq, m.status, m.problem, j.state, j.error,"
+        " r.input_tokens, r.output_tokens, r.cost_usd, r.cost_known FROM agents_message m JOIN jobs_job j ON j.id = m.run_id JOIN agents_run r ON r.job_id = j.id"
         " WHERE m.run_id = %s AND m.conversation_id = %s AND m.role = 'assistant' AND j.home_lane = 'chat'",
         [run_id, conversation_id],
     )
@@ -355,10 +355,11 @@ def read(run_id: UUID, conversation_id: UUID) -> Script[Reply | None]:
         message_id=row["id"],
         conversation_id=conversation_id,
         state=State(row["state"]),
-        status=row["status"],
+        # A job that was given up leaves its message as it was.
+        status="failed" if row["status"] == "writing" and row["state"] in ENDED else row["status"],
         text=row["text"],
         seq=row["seq"],
-        problem=row["problem"],
+        problem=row["problem"] or row["error"],
         usage={
             "input_tokens": row["input_tokens"],
             "output_tokens": row["output_tokens"],
