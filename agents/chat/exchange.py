@@ -342,7 +342,8 @@ def read(run_id: UUID, conversation_id: UUID) -> Script[Reply | None]:
     """Return the reply of a run in that conversation; None if there is none."""
     rows = yield (
         "SELECT m.id, m.text, m.seq, m.status, m.problem, j.state, j.error,"
-        " r.input_tokens, r.output_tokens, r.cost_usd, r.cost_known FROM agents_message m JOIN jobs_job j ON j.id = m.run_id JOIN agents_run r ON r.job_id = j.id"
+        " r.input_tokens, r.output_tokens, r.cost_usd, r.cost_known"
+        " FROM agents_message m JOIN jobs_job j ON j.id = m.run_id JOIN agents_run r ON r.job_id = j.id"
         " WHERE m.run_id = %s AND m.conversation_id = %s AND m.role = 'assistant' AND j.home_lane = 'chat'",
         [run_id, conversation_id],
     )
