@@ -10,14 +10,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AbstractBaseUser
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError
 from psycopg.errors import UniqueViolation
 
 from accounts.problems import NotFound, Unavailable
 from agents import registry
 from agents.chat import escape, exchange, frames, stream
+from agents.chat.database import ask, in_thread
 from agents.chat.exchange import Begun, Reply, Said, Written
 from agents.chat.refusals import ChatFull, Paused, ReplyRunning
 from agents.chat.relay import Relay
@@ -77,7 +77,7 @@ class ChatHost:
 
     async def run(self) -> None:
         """Serve until `stop`."""
-        self.slots = await _in_thread(_slots)
+        self.slots = await in_thread(_slots)
         self._host = host = Host({lanes.CHAT: self.slots})
         if self._stopping.is_set() or not await host.begin():
             return
@@ -152,7 +152,7 @@ class ChatHost:
             )
         try:
             known = await _registry()
-            begun = await script.arun(await get_pool(), exchange.begin(said, known, host.worker_id))
+            begun = await ask(lambda: exchange.begin(said, known, host.worker_id))
         except HeldBack as error:
             raise Paused(f"Messages wait for: {', '.join(error.reasons)}. Try again later.") from None
         except UniqueViolation:
@@ -176,7 +176,7 @@ class ChatHost:
         await self._check(run_id, conversation_id)
         if self._host is not None and self._host.runner.runs(run_id):
             self._host.runner.cancel(run_id)  # at once; what follows makes sure of it
-        await asyncio.shield(self._spawn(_in_thread(_cancel, run_id, actor)))
+        await asyncio.shield(self._spawn(in_thread(_cancel, run_id, actor)))
 
     async def show(self, run_id: UUID, conversation_id: UUID, socket: Socket) -> None:
         """Send a page what there is of a reply; what follows comes by itself.
@@ -194,7 +194,7 @@ class ChatHost:
             Unavailable: the database does not answer.
         """
         try:
-            run_id = await script.arun(await get_pool(), exchange.last_run(conversation_id))
+            run_id = await ask(lambda: exchange.last_run(conversation_id))
             return await self._shown(run_id, conversation_id) if run_id is not None else []
         except OUTAGE:
             raise unavailable("The database does not answer now.") from None
@@ -223,7 +223,7 @@ class ChatHost:
 
     async def _read(self, run_id: UUID, conversation_id: UUID) -> Reply | None:
         try:
-            return await script.arun(await get_pool(), exchange.read(run_id, conversation_id))
+            return await ask(lambda: exchange.read(run_id, conversation_id))
         except OUTAGE:
             raise unavailable("The database does not answer now.") from None
 
@@ -443,7 +443,8 @@ def unavailable(detail: str, *, after_s: int = 3) -> Unavailable:
 
 async def _registry() -> registry.Registry:
     """Return what is loaded, asking in a thread when it is time to look again."""
-    return registry.fresh() or await _in_thread(registry.current)
+    known = registry.fresh()
+    return known if known is not None else await in_thread(registry.current)
 
 
 def _slots() -> int:
@@ -456,19 +457,6 @@ def _slots() -> int:
 def _cancel(run_id: UUID, actor: Actor) -> None:
     with contextlib.suppress(InvalidState, UnknownJob):  # it has ended by now
         Cancel(actor).run(run_id)
-
-
-async def _in_thread(call: Any, *args: Any) -> Any:
-    """Ask the ORM, in a thread that keeps no connection for itself."""
-
-    def work() -> Any:
-        close_old_connections()
-        try:
-            return call(*args)
-        finally:
-            close_old_connections()
-
-    return await sync_to_async(work, thread_sensitive=False)()
 
 
 _current: ChatHost | None = None

@@ -15,10 +15,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError
 from django.http.cookie import parse_cookie
 
 from accounts import api_auth
@@ -26,6 +25,7 @@ from accounts.actors import address_of
 from accounts.api_auth import Caller
 from accounts.problems import NotFound, Problem, Unauthenticated
 from agents.chat import exchange, frames, host
+from agents.chat.database import in_thread
 from agents.chat.exchange import Said
 from agents.chat.host import ChatHost
 from agents.chat.refusals import BadFrame, TooFast, TooManySockets
@@ -318,28 +318,24 @@ async def _identify(headers: Mapping[str, str], conversation_id: UUID) -> Caller
         Problem: they are not known, or the conversation is not theirs.
     """
     try:
-        return await sync_to_async(_identify_in_thread, thread_sensitive=False)(headers, conversation_id)
+        return await in_thread(_identify_in_thread, headers, conversation_id)
     except DatabaseError:
         raise host.unavailable("The database does not answer now.") from None
 
 
 def _identify_in_thread(headers: Mapping[str, str], conversation_id: UUID) -> Caller:
-    close_old_connections()
-    try:
-        if "authorization" in headers:
-            caller = api_auth.by_token(headers["authorization"])
-        else:
-            session = parse_cookie(headers.get("cookie", "")).get(settings.SESSION_COOKIE_NAME)
-            try:
-                caller = api_auth.by_session(session)
-            except Unauthenticated:
-                raise Unauthenticated("Sign in again: your session has ended.") from None
-        caller.require(READ)
-        if not Conversation.objects.filter(pk=conversation_id, user_id=caller.user.pk).exists():
-            raise NotFound("There is no such conversation, or it is not yours.")
-        return caller
-    finally:
-        close_old_connections()
+    if "authorization" in headers:
+        caller = api_auth.by_token(headers["authorization"])
+    else:
+        session = parse_cookie(headers.get("cookie", "")).get(settings.SESSION_COOKIE_NAME)
+        try:
+            caller = api_auth.by_session(session)
+        except Unauthenticated:
+            raise Unauthenticated("Sign in again: your session has ended.") from None
+    caller.require(READ)
+    if not Conversation.objects.filter(pk=conversation_id, user_id=caller.user.pk).exists():
+        raise NotFound("There is no such conversation, or it is not yours.")
+    return caller
 
 
 application = ChatConsumer.as_asgi()  # type: ignore[no-untyped-call]
