@@ -376,7 +376,7 @@
   }
   const address = new URL(`/ws/chat/${conversation}/`, location.href);
   address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-  wire = new chat.Wire(address.href, { busy: () => Boolean(log.writing) || pending().length > 0, onopen, onframe, onstate });
+  wire = new chat.Wire(address.href, { busy: () => Boolean(log.writing && !log.writing.waiting) || pending().length > 0, onopen, onframe, onstate });
   wire.open();
   showKept();
   if (store.kept && !isBusy()) put(kept.querySelector("strong"), "Not sent yet:");
