@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from uuid import UUID
 
 from accounts.problems import Problem
 from agents import markdown
@@ -57,6 +58,13 @@ def snapshot(reply: Reply) -> str:
             "steps": reply.steps,
             "message_id": str(reply.message_id),
         }
+    )
+
+
+async def message(message_id: UUID, role: str, text: str) -> str:
+    """Return the frame of a message that came from outside of a run."""
+    return encode(
+        {"type": "conversation.message", "message_id": str(message_id), "role": role, "html": await html(text)}
     )
 
 

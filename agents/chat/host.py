@@ -325,6 +325,10 @@ class ChatHost:
             await asyncio.sleep(BEAT_S)
             for written in tuple(self._streams):
                 written.beat()
+            for room in self.rooms:
+                for run_id in room.silent():
+                    if stream.running(run_id) is None:
+                        self._spawn(self._tell_end(room.conversation_id, run_id))
 
     async def _save(self) -> None:
         """Store the text of the replies that are being written: one statement for all of them."""
@@ -405,25 +409,24 @@ class ChatHost:
                     self._relay.say(conversation_id, written.snapshot())
 
     async def _tell_end(self, conversation_id: UUID, run_id: UUID) -> None:
+        """Say how another process's reply has ended; one that has not is asked for."""
         reply = await persist(lambda: exchange.read(run_id, conversation_id))
+        last = await frames.last(reply) if reply is not None and reply.has_ended else None
         room = self.rooms.get(conversation_id)
-        if reply is not None and reply.has_ended and room is not None:
-            room.say(await frames.last(reply))
+        if reply is None or room is None:
+            return
+        if last is not None:
+            room.saw(run_id, reply.seq)
+            room.say(last)
+        else:
+            room.want(run_id, 0)
+            self._ask(conversation_id)
 
     async def _tell_message(self, conversation_id: UUID, message_id: UUID) -> None:
         said = await persist(lambda: exchange.message(message_id))
         room = self.rooms.get(conversation_id)
         if said is not None and room is not None:
-            room.say(
-                frames.encode(
-                    {
-                        "type": "conversation.message",
-                        "message_id": str(message_id),
-                        "role": said["role"],
-                        "html": await frames.html(said["text"]),
-                    }
-                )
-            )
+            room.say(await frames.message(message_id, said["role"], said["text"]))
 
 
 async def _again_and_again(work: Callable[[], Awaitable[None]]) -> None:

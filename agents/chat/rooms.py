@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -9,6 +10,9 @@ from uuid import UUID
 
 #: Replies of a conversation whose numbers are kept.
 _KEPT = 8
+#: Nothing was heard for so long of a reply that another process writes: it may have ended unheard. Heartbeats come
+#: more often. Seconds.
+SILENT_S = 3.0
 
 
 class Socket(Protocol):
@@ -31,6 +35,8 @@ class Room:
         self.sockets: set[Socket] = set()
         self._seqs: OrderedDict[UUID, int] = OrderedDict()
         self._wanted: set[UUID] = set()
+        #: When something was last heard of replies that others write.
+        self._heard_at: dict[UUID, float] = {}
 
     def say(self, text: str) -> None:
         """Send a frame to every page."""
@@ -40,15 +46,33 @@ class Room:
     def want(self, run_id: UUID, seq: int) -> None:
         """Note that a page has seen a reply up to ``seq`` and wants a snapshot, though the others hold as much."""
         self._wanted.add(run_id)
+        self._heard_at[run_id] = time.monotonic()
         self._note(run_id, max(seq, self._seqs.get(run_id, 0)))
 
     def saw(self, run_id: UUID, seq: int) -> None:
-        """Note that this process itself has shown a reply up to ``seq``."""
+        """Note that this process itself has shown a reply up to ``seq``, its end."""
+        self._heard_at.pop(run_id, None)
+        self._wanted.discard(run_id)
         self._note(run_id, max(seq, self._seqs.get(run_id, 0)))
+
+    def silent(self) -> list[UUID]:
+        """Return the replies of others that went silent, each once until it is wanted or heard of again."""
+        since = time.monotonic() - SILENT_S
+        found = [run_id for run_id, at in self._heard_at.items() if at < since]
+        for run_id in found:
+            del self._heard_at[run_id]
+        return found
 
     def takes(self, run_id: UUID, frame: dict[str, Any]) -> bool | None:
         """Tell whether another process's frame is to be shown. None: something is missing before it."""
-        kind, seq = frame["type"], int(frame["seq"])
+        taken = self._takes(run_id, frame["type"], int(frame["seq"]))
+        if taken and frame["type"] in ("run.finished", "run.failed"):
+            self._heard_at.pop(run_id, None)
+        elif taken:
+            self._heard_at[run_id] = time.monotonic()
+        return taken
+
+    def _takes(self, run_id: UUID, kind: str, seq: int) -> bool | None:
         last = self._seqs.get(run_id)
         if kind == "run.snapshot":
             if last is not None and (seq < last or (seq == last and run_id not in self._wanted)):
@@ -73,6 +97,7 @@ class Room:
         while len(self._seqs) > _KEPT:
             old, _ = self._seqs.popitem(last=False)
             self._wanted.discard(old)
+            self._heard_at.pop(old, None)
 
 
 class Rooms:
