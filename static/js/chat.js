@@ -6,30 +6,28 @@
   const form = document.getElementById("composer");
   if (!root || !form) return;
 
+  // What could not be brought up to date is tried again after so long.
+  const AGAIN_MS = 3_000;
   const { user, conversation, base } = root.dataset;
   const beginnings = new chat.Store(user, "new");
   const store = conversation ? new chat.Store(user, conversation) : beginnings;
-  const SENT_NEW = "astra:sent:new";
 
   if (!conversation || "history" in root.dataset) {
     // The first message, and one from a page of old messages, is sent as a form; the next page shows the rest.
     new chat.Composer(form, store, {});
     form.addEventListener("submit", (event) => {
-      if (!event.defaultPrevented && !conversation) sessionStorage.setItem(SENT_NEW, form.elements.client_id.value);
+      if (!event.defaultPrevented && !conversation) chat.began.id = form.elements.client_id.value;
     });
     return;
   }
 
-  const line = document.getElementById("chat-line");
   const announcer = document.getElementById("announcer");
-  const kept = document.getElementById("kept");
   const scroll = new chat.Scroll(document.getElementById("jump"));
   let wire = null;
   let wantsStop = false;
   let lostAt = 0;
-  let lossShown = false;
-  let reconnectedAt = 0;
   let isFirst = true;
+  let again = 0;
 
   // --- words ---------------------------------------------------------------------------------------------------
 
@@ -41,43 +39,11 @@
   };
   const seconds = (ms) => `${Math.max(0, Math.round(ms / 1000))} s`;
 
-  const standing = () => {
-    const now = Date.now();
-    if (wire.state === "signed-out") {
-      return { words: "You are signed out. What you write is kept in this browser.", link: ["Sign in again", `${root.dataset.signIn}?next=${encodeURIComponent(location.pathname)}`] };
-    }
-    if (wire.state === "gone") return { words: "This conversation is gone: it was deleted.", link: ["New chat", root.dataset.home] };
-    if (lostAt && now - lostAt > 800) {
-      const what = wire.crowded ? "Too many windows of Astra are open: close one" : navigator.onLine === false ? "You are offline" : "Connection lost";
-      const wait = wire.retryAt - now;
-      if (wire.state === "lost" && wait > 1_000) return { words: `${what}. Trying again in ${seconds(wait)}.`, button: "Now", loss: true };
-      return { words: `${what}. Connecting again …`, loss: true };
-    }
-    if (wire.state === "connecting" && isFirst && now - loadedAt > 3_000) return { words: "Connecting …" };
-    if (pending().some((one) => one.triedAt && now - one.triedAt > 1_500)) return { words: "Sending …" };
-    if (reconnectedAt && now - reconnectedAt < 4_000) return { words: "Reconnected." };
-    return null;
-  };
-
   const showStanding = () => {
-    const how = standing();
-    line.toggleAttribute("data-shown", Boolean(how));
-    line.toggleAttribute("data-loss", Boolean(how?.loss));
-    if (how?.loss && !lossShown) announce("Connection lost.");
-    lossShown = Boolean(how?.loss);
-    put(line.querySelector("[data-line]"), how?.words ?? "");
-    const button = line.querySelector("[data-line-button]");
-    button.hidden = !how?.button;
-    put(button, how?.button ?? "");
-    const link = line.querySelector("[data-line-link]");
-    link.hidden = !how?.link;
-    put(link, how?.link?.[0] ?? "");
-    if (how?.link) link.href = how.link[1];
+    const wasShown = standing.lossShown;
+    standing.show({ lostAt, isFirst, isSending: pending().some((one) => one.triedAt && Date.now() - one.triedAt > 1_500) });
+    if (standing.lossShown && !wasShown) announce("Connection lost.");
   };
-  line.querySelector("[data-line-button]").addEventListener("click", () => {
-    wire.now();
-    composer.focus();
-  });
 
   const showReply = (reply) => {
     if (reply.ended || !reply.wait?.isConnected) return;
@@ -129,18 +95,19 @@
     if (isNews) update();
     chat.refreshList();
     lookBusy();
-    if (!failed) sendKept();
-    else showKept();
+    if (failed) kept.show(isBusy());
+    else kept.send();
   };
 
   const update = async () => {
+    clearTimeout(again);
     try {
-      await log.sync();
+      if (!(await log.sync()) && wire.state === "open") again = setTimeout(update, AGAIN_MS);
     } catch (error) {
       if (error instanceof chat.Refused) wire.end(error.state);
     }
     lookBusy();
-    showKept();
+    kept.show(isBusy());
   };
 
   // --- what is sent --------------------------------------------------------------------------------------------
@@ -188,7 +155,7 @@
     if (slug === "reply-running") {
       forget(one.id);
       article?.remove();
-      keep(one.text);
+      kept.add(one.text);
       if (!log.writing) update();
       return;
     }
@@ -220,7 +187,7 @@
     } else if (isBusy()) {
       forget(one.id);
       log.said(one.id)?.remove();
-      keep(one.text);
+      kept.add(one.text);
     } else {
       delete one.problem;
       one.tries = 0;
@@ -235,41 +202,7 @@
     let said = again.closest("article").previousElementSibling;
     while (said && !said.matches(".said")) said = said.previousElementSibling;
     const text = said?.querySelector(".said-text").textContent;
-    if (text) isBusy() ? keep(text) : say(text);
-    composer.focus();
-  });
-
-  // --- the message that waits for the end of a reply -------------------------------------------------------------
-
-  const keep = (text) => {
-    store.kept = store.kept ? `${store.kept}\n\n${text}` : text;
-    showKept();
-    return true;
-  };
-  const showKept = () => {
-    const text = store.kept;
-    kept.hidden = !text;
-    put(kept.querySelector("[data-text]"), text.slice(0, 300));
-    const waits = isBusy();
-    put(kept.querySelector("strong"), waits ? "Will be sent after this answer:" : "Not sent, because the answer failed:");
-    kept.querySelector("[data-send-kept]").hidden = waits;
-    scroll.settle();
-  };
-  const sendKept = () => {
-    const text = store.kept;
-    if (!text || isBusy()) return showKept();
-    if (text.length > composer.limit || !say(text)) return showKept();
-    store.kept = "";
-    showKept();
-  };
-  kept.addEventListener("click", ({ target }) => {
-    if (target.closest("[data-send-kept]")) sendKept();
-    if (target.closest("[data-edit-kept]")) {
-      const text = store.kept;
-      store.kept = "";
-      showKept();
-      composer.putBack(text);
-    }
+    if (text) isBusy() ? kept.add(text) : say(text);
     composer.focus();
   });
 
@@ -285,7 +218,14 @@
     lookBusy();
   };
 
-  const composer = new chat.Composer(form, store, { onsend: say, onkeep: keep, onstop: stop });
+  const composer = new chat.Composer(form, store, { onsend: say, onkeep: (text) => kept.add(text), onstop: stop });
+
+  const kept = new chat.Kept(document.getElementById("kept"), store, {
+    isBusy,
+    send: (text) => text.length <= composer.limit && say(text),
+    edit: (text) => composer.putBack(text),
+    shown: () => scroll.settle(),
+  });
 
   // --- what comes in -------------------------------------------------------------------------------------------
 
@@ -328,8 +268,8 @@
   };
 
   const onopen = () => {
-    if (lossShown) {
-      reconnectedAt = Date.now();
+    if (standing.lossShown) {
+      standing.reconnectedAt = Date.now();
       announce("Reconnected.");
     }
     lostAt = 0;
@@ -357,17 +297,13 @@
       form.querySelector(".send").disabled = true;
       announce(state === "gone" ? "This conversation is gone." : "You are signed out.");
     }
-    if (wire) showStanding();
+    showStanding();
   };
 
   // --- begin ---------------------------------------------------------------------------------------------------
 
-  const loadedAt = Date.now();
   let probes = 0;
-  if (sessionStorage.getItem(SENT_NEW) && log.said(sessionStorage.getItem(SENT_NEW))) {
-    beginnings.draft = "";
-    sessionStorage.removeItem(SENT_NEW);
-  }
+  if (chat.began.id && log.said(chat.began.id)) beginnings.draft = chat.began.id = "";
   for (const one of [...outbox]) {
     const said = log.said(one.id);
     if (said) forget(one.id);
@@ -377,9 +313,13 @@
   const address = new URL(`/ws/chat/${conversation}/`, location.href);
   address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   wire = new chat.Wire(address.href, { busy: () => Boolean(log.writing && !log.writing.waiting) || pending().length > 0, onopen, onframe, onstate });
+  const standing = new chat.Standing(document.getElementById("chat-line"), wire, {
+    signIn: `${root.dataset.signIn}?next=${encodeURIComponent(location.pathname)}`,
+    home: root.dataset.home,
+    onnow: () => composer.focus(),
+  });
   wire.open();
-  showKept();
-  if (store.kept && !isBusy()) put(kept.querySelector("strong"), "Not sent yet:");
+  kept.show(isBusy(), "Not sent yet:");
   lookBusy();
   scroll.toEnd();
   if (!matchMedia("(pointer: coarse)").matches) composer.focus();

@@ -141,6 +141,23 @@ def test_a_draft_is_nobody_elses(line: ChatLine, ulla: User, browse: Open) -> No
     expect(page.locator("#text")).to_have_value("")
 
 
+def test_a_browser_that_may_keep_nothing_can_chat_all_the_same(line: ChatLine, ulla: User) -> None:
+    line.page.add_init_script(
+        "for (const name of ['localStorage', 'sessionStorage'])"
+        " Object.defineProperty(window, name, {get() { throw new DOMException('no', 'SecurityError'); }});"
+    )
+    page = visit(line, talk(ulla))
+    page.keyboard.type("Hello")
+    page.keyboard.press("Enter")
+    run_id = uuid4()
+    assert line.accept(run_id, uuid4())["text"] == "Hello"
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    page.keyboard.type("And now?")
+    page.keyboard.press("Enter")
+    line.say("run.finished", run_id=run_id, seq=2, message_id=uuid4(), text="Hi", html="<p>Hi</p>", stopped=False)
+    assert line.wait_for("message", 2)["text"] == "And now?"
+
+
 # --- reading ---
 
 

@@ -459,6 +459,26 @@ def test_a_line_that_is_never_let_in_finds_out_why(open_chat: Start, ulla: User,
     faults.clear()  # the browser notes a 404 as an error
 
 
+def test_what_could_not_be_brought_up_to_date_is_tried_again(open_chat: Start, faults: list[str]) -> None:
+    chat = open_chat(clock=True)
+    chat.send("Where does the river end?")
+    sent = chat.line.wait_for("message")
+    say(chat.conversation, sent["text"], client_id=sent["client_id"])
+    reply = answer(chat.conversation, "In the **sea**.")
+    assert reply.run_id is not None
+    chat.line.accept(reply.run_id, reply.pk)
+    chat.page.route("**/transcript/**", lambda route: route.abort())
+    end = {"message_id": reply.pk, "text": "In the **sea**.", "html": "<p>In the <strong>sea</strong>.</p>"}
+    with chat.page.expect_event("requestfailed"):
+        chat.line.say("run.finished", run_id=reply.run_id, seq=2, stopped=False, **end)
+    expect(chat.text.locator("strong")).to_have_text("sea")
+    expect(chat.page.get_by_role("button", name="Copy the answer")).to_have_count(0)
+    chat.page.unroute("**/transcript/**")
+    chat.page.clock.run_for(4_000)
+    expect(chat.page.get_by_role("button", name="Copy the answer")).to_be_visible()
+    faults.clear()  # the browser notes a request that failed as an error
+
+
 def test_a_run_that_the_page_does_not_know_is_asked_for(open_chat: Start) -> None:
     chat = open_chat()
     run_id = UUID(int=7)
