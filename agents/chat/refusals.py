@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accounts.problems import Problem
+from accounts.problems import Problem, Unavailable
 
 
 class ReplyRunning(Problem):
@@ -75,3 +75,8 @@ class TooManySockets(Problem):
     """
 
     slug, title, status = "too-many-sockets", "Too many connections", 429
+
+
+def unavailable(detail: str, *, after_s: int = 3) -> Unavailable:
+    """Return the refusal of whoever comes while a part is away."""
+    return Unavailable(detail, headers={"Retry-After": str(after_s)}, retry_after_s=after_s)

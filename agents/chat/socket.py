@@ -24,11 +24,11 @@ from accounts import api_auth
 from accounts.actors import address_of
 from accounts.api_auth import Caller
 from accounts.problems import NotFound, Problem, Unauthenticated
-from agents.chat import exchange, frames, host
+from agents.chat import audience, exchange, frames, host
 from agents.chat.database import in_thread
 from agents.chat.exchange import Said
 from agents.chat.host import ChatHost
-from agents.chat.refusals import BadFrame, TooFast, TooManySockets
+from agents.chat.refusals import BadFrame, TooFast, TooManySockets, unavailable
 from agents.models import Conversation
 from agents.runtime.errors import RunError
 from audit.trail import Actor
@@ -77,7 +77,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             self._caller = caller = await _identify(headers, self.conversation_id)
             self.user_id = caller.user.pk
             self._chat = chat = host.current()
-            if chat.rooms.count_of(self.user_id) >= MAX_SOCKETS:
+            if chat.audience.rooms.count_of(self.user_id) >= MAX_SOCKETS:
                 raise TooManySockets(f"You have {MAX_SOCKETS} pages of the chat open. Close one of them.")
         except Problem as problem:
             await self._turn_away(problem, is_program="authorization" in headers)
@@ -85,7 +85,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         await self.accept()  # type: ignore[no-untyped-call]
         self._sending = asyncio.create_task(self._send_on())
         self._rechecking = asyncio.create_task(self._recheck(headers))
-        chat.join(self.conversation_id, self)
+        chat.audience.join(self.conversation_id, self)
 
     async def _turn_away(self, problem: Problem, *, is_program: bool) -> None:
         """Refuse the handshake to programs; tell pages why, for a browser does not show them a refused handshake."""
@@ -94,13 +94,13 @@ class ChatConsumer(AsyncWebsocketConsumer):
             return
         await self.accept()  # type: ignore[no-untyped-call]
         await self.send(text_data=frames.error(problem))  # type: ignore[no-untyped-call]
-        code = {401: SIGN_IN, 404: host.GONE, 429: TOO_MANY}.get(problem.status, host.GO_ELSEWHERE)
+        code = {401: SIGN_IN, 404: audience.GONE, 429: TOO_MANY}.get(problem.status, host.GO_ELSEWHERE)
         await self.close(code=code)  # type: ignore[no-untyped-call]
 
     async def disconnect(self, code: int) -> None:
         """Leave the room. The reply goes on."""
         if self._chat is not None:
-            self._chat.leave(self.conversation_id, self)
+            self._chat.audience.leave(self.conversation_id, self)
         for task in (self._sending, self._rechecking):
             if task is not None:
                 task.cancel()
@@ -118,7 +118,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             except Problem as problem:
                 if problem.status < 500:
                     self.put(frames.error(problem))
-                    self.send_away(host.GONE if problem.status == 404 else SIGN_IN)
+                    self.send_away(audience.GONE if problem.status == 404 else SIGN_IN)
                     return
 
     # --- what it is sent ----------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def _refresh(self) -> list[str]:
         """Return what brings a reader up to date that was too slow."""
         assert self._chat is not None
-        return await self._chat.catch_up(self.conversation_id)
+        return await self._chat.audience.catch_up(self.conversation_id)
 
     def _cut(self) -> None:
         logger.warning("a reader was too slow", extra={"action": "socket_cut", "user": self.user_id})
@@ -167,7 +167,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             self.put(frames.error(refusal, said.get("client_id")))
         except DatabaseError:
             logger.exception("the database does not answer", extra={"action": "chat_unavailable"})
-            self.put(frames.error(host.unavailable("The database does not answer now."), said.get("client_id")))
+            self.put(frames.error(unavailable("The database does not answer now."), said.get("client_id")))
 
     async def _do(self, said: dict[str, Any]) -> None:
         assert self._chat is not None and self._caller is not None
@@ -175,7 +175,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if kind == "ping":
             self.put('{"type":"pong"}')
         elif kind == "resume":
-            await self._chat.show(_run_id(said), self.conversation_id, self)
+            await self._chat.audience.show(_run_id(said), self.conversation_id, self)
         elif kind == "stop":
             self._caller.require(WRITE)
             await self._chat.stop_run(_run_id(said), self.conversation_id, self._actor())
@@ -205,7 +205,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
                     }
                 )
             )
-            await self._chat.show(begun.run_id, self.conversation_id, self)
+            await self._chat.audience.show(begun.run_id, self.conversation_id, self)
 
     def _is_flooding(self) -> bool:
         now = time.monotonic()
@@ -320,7 +320,7 @@ async def _identify(headers: Mapping[str, str], conversation_id: UUID) -> Caller
     try:
         return await in_thread(_identify_in_thread, headers, conversation_id)
     except DatabaseError:
-        raise host.unavailable("The database does not answer now.") from None
+        raise unavailable("The database does not answer now.") from None
 
 
 def _identify_in_thread(headers: Mapping[str, str], conversation_id: UUID) -> Caller:

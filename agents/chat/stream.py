@@ -272,6 +272,11 @@ def running(run_id: UUID) -> RunStream | None:
     return _running.get(run_id)
 
 
+def all_running() -> list[RunStream]:
+    """Return the streams of all runs that this process runs."""
+    return list(_running.values())
+
+
 def keep(stream: RunStream) -> None:
     """Make a stream known while its run goes on here."""
     _running[stream.run_id] = stream
