@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -43,6 +44,8 @@ class Site:
     model: OpenAIServer
     port: int
     browser: Browser
+    #: Of the web process alone: the static files that it collects are not those of this process's own site.
+    data_dir: Path
     contexts: list[BrowserContext]
     web: Process | None = None
 
@@ -53,6 +56,7 @@ class Site:
             "OPENAI_API_KEY": "x",
             "OPENAI_BASE_URL": self.model.base_url,
             "ASTRA_GRACE_S": "1",
+            "ASTRA_DATA_DIR": str(self.data_dir),
         }
         self.web = self.processes.start("web", "--port", str(self.port), environment=environment)
         eventually(self._answers, within_s=STARTS_WITHIN_S)
@@ -84,13 +88,13 @@ def ulla(_site: None) -> Iterator[User]:
 
 
 @pytest.fixture
-def site(chromium: Browser, ulla: User) -> Iterator[Site]:
+def site(chromium: Browser, ulla: User, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     model = OpenAIServer(says=Says(STORY), token_s=0.02)
     with model, Processes() as processes:
         processes.scheduler()
-        found = Site(processes, model, port, chromium, [])
+        found = Site(processes, model, port, chromium, tmp_path_factory.getbasetemp() / "web", [])
         found.serve()
         yield found
         for context in found.contexts:
