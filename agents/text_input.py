@@ -29,7 +29,10 @@ def longest(schema: Any) -> int:
 def _lengths(schema: Any) -> list[int]:
     if not isinstance(schema, dict):
         return []
-    message = (schema.get("properties") or {}).get("message")
-    places = [schema, *([message] if isinstance(message, dict) else [])]
-    found = [place.get("maxLength", LONGEST) for place in places if place.get("type") == "string"]
-    return found + [length for word in ("anyOf", "oneOf") for part in schema.get(word, ()) for length in _lengths(part)]
+    properties = schema.get("properties")
+    message = properties.get("message") if isinstance(properties, dict) else None
+    texts = [place for place in (schema, message) if isinstance(place, dict) and place.get("type") == "string"]
+    told = [place.get("maxLength") for place in texts]
+    parts = [part for word in ("anyOf", "oneOf") if isinstance(schema.get(word), list) for part in schema[word]]
+    found = [length if isinstance(length, int) else LONGEST for length in told]
+    return found + [length for part in parts for length in _lengths(part)]

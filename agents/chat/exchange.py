@@ -12,7 +12,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from accounts.problems import NotFound
-from agents import answer, invoke
+from agents import answer, invoke, text_input
 from agents.chat import history, stream
 from agents.chat.conversations import channel, lock_person, title_from
 from agents.chat.refusals import MessageTooLong, ReplyRunning, TooFast, TooManyReplies
@@ -29,8 +29,6 @@ from jobs.transitions import lock_partition
 MAX_REPLIES = 4
 #: Messages of one person in a minute.
 MAX_MINUTE = 30
-#: The longest message of all; an endpoint's schema mostly says less. Characters.
-MAX_CHARACTERS = 200_000
 #: Crashes of its process that a reply survives.
 MAX_ATTEMPTS = 3
 _ACTIVE = "('scheduled', 'blocked', 'queued', 'running', 'waiting')"
@@ -174,31 +172,23 @@ def check_text(text: Any) -> str:
     """
     if not isinstance(text, str) or not text.strip():
         raise bad_input(("text",), "write a message")
-    if len(text) > MAX_CHARACTERS:
-        raise MessageTooLong(f"The message has {len(text):,} characters; {MAX_CHARACTERS:,} are the most.")
+    _check_length(text, text_input.LONGEST)
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _input(known: Registry, endpoint: EndpointInfo, text: str) -> Any:
     """Return the message as the endpoint takes it: as a text, or as its `message`."""
-    given: Any = text if endpoint.input_validator.is_valid(text) else {"message": text}
-    longest = _longest(endpoint.definition["input"])
-    if longest is not None and len(text) > longest:
-        raise MessageTooLong(f"The message has {len(text):,} characters; {longest:,} are the most.", max=longest)
+    _check_length(text, endpoint.longest_message)
+    given = text_input.as_input(endpoint.input_validator, text, text_input.MESSAGE)
+    if given is None:
+        given = {"message": text}  # what is wrong with it, the check tells
     invoke.check(known, endpoint, given)
     return given
 
 
-def _longest(schema: Any) -> int | None:
-    """Return the longest text that the schema takes anywhere as the message; None: any length."""
-    found: list[int] = []
-    if isinstance(schema, dict):
-        if schema.get("type") == "string" and isinstance(schema.get("maxLength"), int):
-            found.append(schema["maxLength"])
-        message = schema.get("properties", {}).get("message") if isinstance(schema.get("properties"), dict) else None
-        parts = [*schema.get("anyOf", ()), *schema.get("oneOf", ()), message]
-        found += [longest for part in parts if (longest := _longest(part)) is not None]
-    return max(found, default=None)
+def _check_length(text: str, longest: int) -> None:
+    if len(text) > longest:
+        raise MessageTooLong(f"The message has {len(text):,} characters; {longest:,} are the most.", max=longest)
 
 
 # --- while it is written -----------------------------------------------------------------------------------------

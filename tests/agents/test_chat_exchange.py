@@ -15,7 +15,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from accounts.problems import NotFound
-from agents import registry
+from agents import registry, text_input
 from agents.chat import exchange, stream
 from agents.chat.conversations import Delete, channel, next_place
 from agents.chat.exchange import Begun, Said, Written
@@ -485,9 +485,9 @@ def test_a_message_has_a_text(text: Any) -> None:
 
 
 def test_no_message_is_longer_than_any_endpoint_takes() -> None:
-    longest = "x" * exchange.MAX_CHARACTERS
+    longest = "x" * text_input.LONGEST
     assert exchange.check_text(longest) == longest
-    with pytest.raises(MessageTooLong, match="200,001"):
+    with pytest.raises(MessageTooLong, match="32,001"):
         exchange.check_text(longest + "x")
 
 
@@ -517,22 +517,12 @@ def test_an_endpoint_says_how_long_its_messages_are(alice: User) -> None:
     assert Run.objects.get(pk=long.run_id).input == {"message": "x" * 11}
 
 
-@pytest.mark.parametrize(
-    ("schema", "longest"),
-    [
-        ({"type": "string", "maxLength": 5}, 5),
-        ({"type": "string"}, None),
-        ({"type": "object", "properties": {"message": {"type": "string", "maxLength": 7}}}, 7),
-        ({"oneOf": [{"type": "string", "maxLength": 5}, {"type": "string", "maxLength": 9}]}, 9),
-        ({"anyOf": [{"properties": {"message": {"type": "string", "maxLength": 3}}}, True]}, 3),
-        ({"type": "object", "properties": {"other": {"type": "string", "maxLength": 7}}}, None),
-        ({"type": "string", "maxLength": "many"}, None),
-        (True, None),
-        ({}, None),
-    ],
-)
-def test_the_longest_message_is_what_the_schema_takes_anywhere(schema: Any, longest: int | None) -> None:
-    assert exchange._longest(schema) == longest
+def test_a_message_is_as_long_as_the_page_says_where_the_endpoint_says_nothing(it: Conversation) -> None:
+    longest = registry.current().endpoints["chat.v1"].longest_message
+    assert longest == text_input.LONGEST
+    refused(it, MessageTooLong, text="x" * (longest + 1))
+    begun, _ = say(it, "x" * longest)
+    assert Run.objects.get(pk=begun.run_id).input == "x" * longest
 
 
 # --- stored while it is written ----------------------------------------------------------------------------------
