@@ -68,6 +68,14 @@ def create(user: AbstractBaseUser, endpoint: str = DEFAULT_ENDPOINT, *, key: str
     return Conversation.objects.create(user_id=user.pk, endpoint_id=found.id)
 
 
+def discard_unused(conversation: Conversation) -> None:
+    """Take back a conversation that was only just begun. One in which somebody has said something stays."""
+    with transaction.atomic():
+        held = Conversation.objects.select_for_update(of=("self",)).filter(pk=conversation.pk).first()
+        if held is not None and not Message.objects.filter(conversation=held).exists():
+            held.delete()
+
+
 def page(user: AbstractBaseUser, *, cursor: str = "", limit: int = 50) -> Page[Conversation]:
     """Return one page of a person's conversations, the last one used first.
 

@@ -16,7 +16,7 @@ from accounts.actors import actor_of
 from accounts.problems import Problem
 from agents import registry
 from agents.chat import conversation_list, host, transcript
-from agents.chat.conversations import DEFAULT_ENDPOINT, Delete, Rename, owned_by
+from agents.chat.conversations import DEFAULT_ENDPOINT, Delete, Rename, discard_unused, owned_by
 from agents.chat.conversations import create as create_conversation
 from agents.chat.step_words import arguments_of, result_of
 from agents.models import Conversation, Message, Step
@@ -53,12 +53,14 @@ def create(request: HttpRequest) -> HttpResponse:
     user = _person(request)
     conversation: Conversation | None = None
     try:
-        conversation = create_conversation(user, endpoint.name)
+        # The same form once more, by a second click say, is the same conversation.
+        form = request.POST.get("client_id", "")[:CLIENT_ID_LENGTH]
+        conversation = create_conversation(user, endpoint.name, key=f"{form}\n{text}" if form else None)
         if text.strip():
             _send(request, conversation, text)
     except (Problem, BadInput) as problem:
         if conversation is not None:
-            conversation.delete()  # nothing was said in it
+            discard_unused(conversation)
         return _page(request, None, text=text, problem=problem)
     return redirect("chat", conversation.pk)
 

@@ -19,7 +19,7 @@ from django.utils import timezone
 from accounts import roles
 from accounts.problems import Unavailable
 from agents import registry
-from agents.chat import host, transcript
+from agents.chat import conversations, host, transcript
 from agents.models import Conversation, Message
 from jobs.models import Job, JobEvent
 from tests.console.conftest import CONFIG
@@ -119,6 +119,31 @@ def test_the_first_message_begins_a_conversation(client: Client, ulla: User, sen
     made = Conversation.objects.get()
     assert response["Location"] == f"/chat/{made.pk}/"
     assert sent == [(made.pk, ulla, "Hello", "mine")]
+
+
+def test_the_first_message_sent_twice_begins_one_conversation(
+    client: Client, ulla: User, sent: list[tuple[UUID, User, str, str]]
+) -> None:
+    first = client.post("/chat/", {"text": "Hello", "client_id": "mine"})
+    second = client.post("/chat/", {"text": "Hello", "client_id": "mine"})
+    made = Conversation.objects.get()
+    assert first["Location"] == second["Location"] == f"/chat/{made.pk}/"
+    assert sent == [(made.pk, ulla, "Hello", "mine")] * 2  # which is one message: it has one client_id
+
+
+@pytest.mark.usefixtures("sent")
+def test_another_first_message_from_the_same_form_is_not_lost(client: Client) -> None:
+    client.post("/chat/", {"text": "Hello", "client_id": "mine"})
+    client.post("/chat/", {"text": "Something else", "client_id": "mine"})
+    assert Conversation.objects.count() == 2
+
+
+@pytest.mark.usefixtures("refusing")
+def test_a_refusal_takes_no_conversation_away_in_which_something_was_said(client: Client, ulla: User) -> None:
+    begun = conversations.create(ulla, "chat.v1", key="mine\nHello")
+    say(begun, "Hello")
+    assert client.post("/chat/", {"text": "Hello", "client_id": "mine"}).status_code == 503
+    assert [message.text for message in begun.messages.all()] == ["Hello"]
 
 
 def test_an_example_is_sent_as_it_is(client: Client, sent: list[Any]) -> None:
