@@ -17,7 +17,7 @@ from uuid import UUID
 
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
-from django.db import DatabaseError
+from django.db import Error as DatabaseError
 from django.http.cookie import parse_cookie
 
 from accounts import api_auth
@@ -120,6 +120,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
                     self.put(frames.error(problem))
                     self.send_away(audience.GONE if problem.status == 404 else SIGN_IN)
                     return
+            except Exception:
+                logger.exception("a socket could not be looked at again", extra={"action": "recheck_failed"})
 
     # --- what it is sent ----------------------------------------------------------------------------------------
 
