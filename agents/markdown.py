@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from importlib import import_module
 
 import nh3
 from django.utils.safestring import SafeString
@@ -14,6 +15,10 @@ from markdown_it.token import Token
 TOP = 3
 #: A longer text is cut: it is the browser that would choke on it.
 MAX_CHARACTERS = 200_000
+#: Cells that the rows of a table leave out are added, so many in all; there the table ends. With the parser's own bound
+#: four kilobytes of text are 65,000 cells, and a second of work.
+MAX_ADDED_CELLS = 200
+import_module("markdown_it.rules_block.table").MAX_AUTOCOMPLETED_CELLS = MAX_ADDED_CELLS  # type: ignore[attr-defined]
 
 _TAGS = frozenset(
     "a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre s strong table tbody td th thead tr ul".split()  # noqa: SIM905
