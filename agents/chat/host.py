@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import DatabaseError
@@ -59,6 +60,10 @@ class ChatHost:
         self._stopping = asyncio.Event()
         self._look = asyncio.Event()
         self._ticker = Ticker()
+        #: Replies whose transaction is under way.
+        self._beginning = 0
+        #: One person's messages wait for each other here, not each with a connection to the database.
+        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     # --- its life -----------------------------------------------------------------------------------------------
 
@@ -106,12 +111,24 @@ class ChatHost:
 
     async def _send(self, said: Said) -> Begun:
         host = await self._serving()
-        if len(host.runner) >= self.slots:
-            raise ChatFull(
-                "As many replies are being written as this site can. Try again in a few seconds.",
-                headers={"Retry-After": "5"},
-                retry_after_s=5,
-            )
+        async with self._turns.setdefault(said.user_id, asyncio.Lock()):
+            if self._free(host) <= 0:
+                raise ChatFull(
+                    "As many replies are being written as this site can. Try again in a few seconds.",
+                    headers={"Retry-After": "5"},
+                    retry_after_s=5,
+                )
+            self._beginning += 1
+            try:
+                return await self._begin(host, said)
+            finally:
+                self._beginning -= 1
+
+    def _free(self, host: Host) -> int:
+        """Return how many replies more this process may write. Those about to begin count: many may come at once."""
+        return self.slots - len(host.runner) - self._beginning
+
+    async def _begin(self, host: Host, said: Said) -> Begun:
         try:
             known = await _registry()
             begun = await ask(lambda: exchange.begin(said, known, host.worker_id))
@@ -207,7 +224,7 @@ class ChatHost:
                 logger.warning("could not look for replies: %s", error, extra={"action": "database_outage"})
 
     async def _take_some(self, host: Host) -> None:
-        free = self.slots - len(host.runner)
+        free = self._free(host)
         if free <= 0:
             return
         for claim in await host.claim(lanes.CHAT, min(free, MAX_TAKEN)):

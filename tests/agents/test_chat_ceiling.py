@@ -1,0 +1,99 @@
+"""How many replies one web process writes at a time, however many messages come at the same moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from uuid import uuid4
+
+import pytest
+from pytest_django import DjangoDbBlocker
+
+from agents import registry
+from agents.chat import conversations
+from agents.chat.exchange import Begun, Said
+from agents.chat.host import ChatHost
+from agents.models import Message
+from astra_site.embedded import Servers
+from jobs.host import Host
+from tests.support.chat import Page, Web, sign_in, until
+from tests.support.configs import load
+from tests.support.openai_server import OpenAIServer, Says
+from tests.support.people import person
+from tests.support.processes import Processes, database_for_a_module
+
+SLOTS, AT_ONCE = 2, 10
+CONFIG = f"""
+agents:
+  helper: {{version: 1, instructions: Help., model: openai:test}}
+endpoints:
+  chat.v1: {{agent: helper, mode: streaming-sync}}
+lanes: {{chat: {{slots: {SLOTS}}}}}
+"""
+SOON_S = 30.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _module_database(django_db_setup: None, django_db_blocker: DjangoDbBlocker, servers: Servers) -> Iterator[None]:
+    with database_for_a_module(django_db_blocker):
+        yield
+    registry.forget()
+
+
+@pytest.fixture
+def transactional_db() -> None:
+    """Empty nothing after a test: the module's tests share the database."""
+
+
+@pytest.fixture(autouse=True)
+def _database(transactional_db: None) -> None:
+    """Tell pytest-django that a database is needed."""
+
+
+def test_messages_that_come_at_the_same_moment_do_not_slip_past_the_ceiling() -> None:
+    load(CONFIG)
+    with ExitStack() as stack:
+        model = stack.enter_context(OpenAIServer())
+        model.says, model.first_token_s = Says("Soon."), SOON_S  # nobody is done before all have asked
+        web = Web(stack.enter_context(Processes()), model.base_url, environment={"ASTRA_GRACE_S": "0"})
+        people = [person(f"person-{uuid4()}") for _ in range(AT_ONCE)]
+        pages = [stack.enter_context(Page(web, conversations.create(one, "chat.v1"), sign_in(one))) for one in people]
+        said = [(page, page.say()) for page in pages]
+        until(pages, lambda: all(page.errors or page.answer_to(client_id) for page, client_id in said), within_s=SOON_S)
+
+        refused = [error for page in pages for error in page.errors]
+        assert [error["problem"]["type"] for error in refused] == ["/problems/chat-full"] * (AT_ONCE - SLOTS)
+        assert all(error["problem"]["retry_after_s"] > 0 for error in refused)
+        assert Message.objects.filter(role="user").count() == SLOTS  # of those refused nothing was written
+
+
+def test_one_persons_messages_wait_for_each_other_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst of one person's would else hold all connections of the process, waiting for that person's lock."""
+    under_way: Counter[int] = Counter()
+    most: Counter[int] = Counter()
+
+    async def scenario() -> None:
+        chat = ChatHost()
+        serving = Host({"chat": 100})
+
+        async def serves() -> Host:
+            return serving
+
+        async def begin(host: Host, said: Said) -> Begun:
+            under_way[said.user_id] += 1
+            most[said.user_id] = max(most[said.user_id], under_way[said.user_id])
+            most.update({0: max(0, under_way.total() - most[0])})
+            await asyncio.sleep(0)
+            under_way[said.user_id] -= 1
+            return Begun(uuid4(), uuid4(), None)
+
+        monkeypatch.setattr(chat, "_serving", serves)
+        monkeypatch.setattr(chat, "_begin", begin)
+        messages = [Said(uuid4(), user_id, "Hello?", str(uuid4())) for user_id in (1, 1, 1, 2, 2, 2)]
+        await asyncio.gather(*map(chat.send, messages))
+        assert not chat._turns  # nobody is remembered
+
+    asyncio.run(scenario())
+    assert most == {1: 1, 2: 1, 0: 2}
