@@ -78,5 +78,5 @@ def error(refusal: Problem | RunError, client_id: Any = None) -> str:
     body = refusal.body() if isinstance(refusal, Problem) else {"status": 422, **refusal.as_problem()}
     frame: dict[str, Any] = {"type": "error", "problem": body}
     if isinstance(client_id, str):
-        frame["client_id"] = client_id[:80]
+        frame["client_id"] = client_id[:80].encode("utf-8", "replace").decode()  # it may have half a character
     return encode(frame)
