@@ -41,6 +41,25 @@ def render(text: str, *, sources: Collection[int] = ()) -> SafeString:
     for token in tokens:
         if token.children and sources:
             token.children = list(_linked(token.children, sources))
+    return _clean(tokens)
+
+
+def render_block(text: str, highest: int) -> tuple[str, int]:
+    """Render a part of a text that is not there as a whole yet.
+
+    ``highest`` is the highest level of heading in what came before, 6 where there was none. Returned with the HTML as
+    it is now.
+    """
+    tokens = _parser.parse(text[:MAX_CHARACTERS])
+    levels = [int(token.tag[1]) for token in tokens if token.type == "heading_open"]
+    highest = min([highest, *levels])
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(TOP + int(token.tag[1]) - highest, 6)}"
+    return _clean(tokens), highest
+
+
+def _clean(tokens: Sequence[Token]) -> SafeString:
     html = _parser.renderer.render(tokens, _parser.options, {})
     clean = nh3.clean(
         html,

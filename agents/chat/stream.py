@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from agents.chat.blocks import Blocks
 from agents.chat.step_words import words
 from agents.runtime.plain import plain
 from agents.runtime.ports import JOINT, StepKind, StepRecord
@@ -69,6 +70,8 @@ class RunStream:
         #: What follows it: joined when somebody asks.
         self._more: list[str] = []
         self._settled = ""
+        self._ended_line = False
+        self._blocks = Blocks()
         self._pending: list[str] = []
         self._steps: dict[str, dict[str, Any]] = {step["key"]: step for step in steps or ()}
         self._jumped = claim.fence > 1
@@ -120,6 +123,7 @@ class RunStream:
             # Written by an earlier claim. Clients hold something else: they get a snapshot before what comes next.
             self._pending.clear()
             self._write(whole)
+            self._blocks.reset()
             self._jumped = True
         self._settled = whole
 
@@ -127,6 +131,7 @@ class RunStream:
         """Take back what is not settled."""
         self._pending.clear()
         self._write(self._settled)
+        self._blocks.reset()
         self._frame("run.withdrawn", reason=reason, text=self.text)
 
     @property
@@ -153,6 +158,15 @@ class RunStream:
             self._pending.clear()
             self._flushed_at = self._clock()
             self._frame("run.delta", text=text)
+            if "\n" in text or self._ended_line:
+                self._show_blocks()
+            self._ended_line = text.endswith("\n")
+
+    def _show_blocks(self) -> None:
+        """Send what is finished of the text as HTML, so that it need not be read as Markdown until the end."""
+        block = self._blocks.grow(self.text)
+        if block is not None:
+            self._frame("run.block", html=block.html, start=block.start, end=block.end)
 
     def beat(self) -> None:
         """Say that the run is alive, if nothing else was said for a while."""
@@ -170,6 +184,7 @@ class RunStream:
             return
         self._pending.clear()  # the snapshot has it
         self._jumped = False
+        self._blocks.grow(self.text)
         self.seq += 1
         self._send(self._snapshot())
 
@@ -196,13 +211,14 @@ class RunStream:
         return self.seq + 1
 
     def _snapshot(self) -> dict[str, Any]:
-        steps = list(self._steps.values())
         return {
             "type": "run.snapshot",
             "seq": self.seq,
             "text": self.text,
-            "steps": steps,
+            "steps": list(self._steps.values()),
             "message_id": str(self.message_id),
+            "html": self._blocks.html,
+            "end": self._blocks.end,
         }
 
     def _step(self, step: dict[str, Any]) -> None:

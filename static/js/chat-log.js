@@ -137,6 +137,7 @@
       }
       this.#whenFree(article, () => {
         if (!live?.isConnected) return;
+        reply.blocks?.remove();
         if (!frame.html) return live.remove();
         live.className = "reply-text prose";
         live.innerHTML = frame.html;

@@ -17,7 +17,10 @@
   };
 
   chat.Reply = class {
-    #text;
+    #whole = "";
+    #tail;
+    // What the server has made of the finished blocks stands for this much of the text; the rest is shown as it is.
+    #upto = 0;
     #resumedAt = 0;
 
     // article: as the server rendered it, or made from the template. log: makes lines and knows the addresses.
@@ -32,14 +35,16 @@
       this.steps = article.querySelector(".chat-steps");
       this.live = article.querySelector(".reply-text.live");
       this.wait = article.querySelector(".reply-wait");
+      this.blocks = null;
       if (this.live) {
-        this.#text = document.createTextNode(this.live.textContent);
-        this.live.replaceChildren(this.#text);
+        this.#whole = this.live.textContent;
+        this.#tail = document.createTextNode(this.#whole);
+        this.live.replaceChildren(this.#tail);
       }
     }
 
     get text() {
-      return this.#text?.data ?? "";
+      return this.#whole;
     }
 
     // Ask for a snapshot, but not over and over.
@@ -77,24 +82,53 @@
       this.waiting = type === "run.waiting";
       if (type === "run.delta") this.#add(frame.text);
       else if (type === "run.step") this.#step(frame);
-      else if (type === "run.withdrawn") this.#set(frame.text ?? "");
+      else if (type === "run.block") this.#block(frame);
+      else if (type === "run.withdrawn") {
+        this.#unblock();
+        this.#set(frame.text ?? "");
+      }
       this.changed(this, type);
     }
 
     #add(text) {
-      this.#text.appendData(String(text ?? ""));
+      this.#whole += String(text ?? "");
+      this.#tail.appendData(String(text ?? ""));
     }
 
     #set(text) {
+      this.#whole = text;
+      const rest = text.slice(this.#upto);
       // Only what differs is changed: a selection in the rest stays.
-      const now = this.#text.data;
+      const now = this.#tail.data;
       let same = 0;
-      while (same < now.length && same < text.length && now[same] === text[same]) same += 1;
-      this.#text.replaceData(same, now.length - same, text.slice(same));
+      while (same < now.length && same < rest.length && now[same] === rest[same]) same += 1;
+      this.#tail.replaceData(same, now.length - same, rest.slice(same));
     }
 
-    #replace({ text, steps }) {
+    #block({ html, start, end }) {
+      if (start !== this.#upto || end > this.#whole.length) return;
+      if (!this.blocks) {
+        this.blocks = document.createElement("div");
+        this.blocks.className = "reply-text prose";
+        this.blocks.dir = "auto";
+        this.live.before(this.blocks);
+      }
+      this.blocks.insertAdjacentHTML("beforeend", html);
+      this.#upto = end;
+      this.#set(this.#whole);
+    }
+
+    #unblock() {
+      this.blocks?.remove();
+      this.blocks = null;
+      this.#upto = 0;
+    }
+
+    #replace({ text, steps, html, end }) {
+      const same = html && this.#upto === end && this.#whole.slice(0, end) === String(text).slice(0, end);
+      if (!same) this.#unblock();
       this.#set(String(text ?? ""));
+      if (html && !same) this.#block({ html, start: 0, end });
       const known = new Set();
       for (const step of steps ?? []) {
         known.add(step.key);

@@ -292,7 +292,12 @@ def test_what_is_taken_back_never_comes_again() -> None:
     it.delta(f"{JOINT}Two.")
     it.due.tick()
     it.part("Two.")
-    assert it.take() == [("delta", 1, "One."), ("withdrawn", 2, "One."), ("delta", 3, f"{JOINT}Two.")]
+    assert it.take() == [
+        ("delta", 1, "One."),
+        ("withdrawn", 2, "One."),
+        ("delta", 3, f"{JOINT}Two."),
+        ("block", 4, None),
+    ]
     assert it.stream.text == f"One.{JOINT}Two."
     assert "Wrong" not in it.stream.snapshot()
 
