@@ -44,6 +44,7 @@ def _hermetic() -> Path:
         "DATABASE_URL": embedded.database_url(data_dir, f"test_{WORKER}"),
         "REDIS_URL": embedded.redis_url(data_dir, number),
         "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "TEST_PROCESS": str(os.getpid()),
     }
     return data_dir
 
