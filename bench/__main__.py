@@ -1,6 +1,6 @@
 """Run benchmarks and print tables of ratios: `python -m bench [--quick] [NAME …]`, or `make bench`.
 
-Without a name all of them run, which takes about an hour and a half; `--quick` takes five minutes and shows only that
+Without a name all of them run, which takes about an hour; `--quick` takes five minutes and shows only that
 they work.
 """
 

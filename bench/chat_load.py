@@ -69,7 +69,10 @@ class Seen:
     window_s: float = 0.0
     #: The share of its time that this process was busy: far from 1, or it measures itself.
     busy: float = 0.0
-    faults: int = 0
+
+
+class NoReply(Exception):
+    """Somebody was refused or cut off: nothing that was measured counts."""
 
 
 class Person(Socket):
@@ -117,15 +120,11 @@ class Person(Socket):
                 crowd.seen.bytes_of_replies.append(self.received - self._bytes_before)
             self._settle()
         elif crowd.fault in payload:
-            print(payload[:300], file=sys.stderr)
-            crowd.seen.faults += 1
-            self._settle()
+            crowd.fail(payload[:500].decode("utf-8", "replace"))
 
     def closed(self) -> None:
         """Note that the server hung up."""
-        if not self.crowd.over:
-            self.crowd.seen.faults += 1
-            self._settle()
+        self.crowd.fail("the server hung up")
 
     def _settle(self) -> None:
         if self._ended is not None and not self._ended.done():
@@ -140,7 +139,8 @@ class Crowd:
         self.wanted = Wanted.read(plan.wanted)
         self.text, self.end, self.fault = plan.text.encode(), plan.end.encode(), plan.fault.encode()
         self.seen = Seen()
-        self.counting = self.over = False
+        self.counting = False
+        self._failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         #: Counted messages whose first text has not come yet.
         self.awaited = 0
         self.answered: asyncio.Event | None = None
@@ -152,6 +152,7 @@ class Crowd:
         await _tell({"connected": len(self._people)})
         talkers = self._people[: len(self._people) - self.plan.idle]
         async with asyncio.TaskGroup() as group:
+            watching = group.create_task(self._raise_failures())
             talking = [
                 group.create_task(self._talk(number, talkers[number :: self.plan.streams]))
                 for number in range(self.plan.streams)
@@ -159,10 +160,17 @@ class Crowd:
             await asyncio.sleep(self.wanted.lasts_s * 1.2)
             await _tell({"measuring": True})
             await self._count()
-            self.over = True
-            for task in talking:
+            for task in [*talking, watching]:
                 task.cancel()
         await _tell(asdict(self.seen))
+
+    def fail(self, why: str) -> None:
+        """Give up."""
+        if not self._failed.done():
+            self._failed.set_result(why)
+
+    async def _raise_failures(self) -> None:
+        raise NoReply(await self._failed)
 
     async def _open(self) -> None:
         room = asyncio.Semaphore(OPENING)
@@ -215,5 +223,10 @@ async def _tell(news: dict[str, Any]) -> None:
     await asyncio.to_thread(sys.stdin.readline)
 
 
+async def main() -> None:
+    """Do what standard input says."""
+    await Crowd(Plan.load(sys.stdin.readline())).run()
+
+
 if __name__ == "__main__":
-    asyncio.run(Crowd(Plan.load(sys.stdin.readline())).run())
+    asyncio.run(main())

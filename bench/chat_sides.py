@@ -96,8 +96,6 @@ class Server:
             found.cpu_s = cpu_seconds(self.pid) - worked
             found.memory_at_work = memory.of_tree(self.pid)
             generator.go_on()
-        if found.seen.faults:
-            raise RuntimeError(f"{self.side.name}: {found.seen.faults} messages had no reply")
         if found.seen.busy > 0.7:
             print(f"The load generator itself was busy for {found.seen.busy:.0%} of the time.", file=sys.stderr)
         return found
