@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from jobs.models import JobEvent
@@ -59,20 +60,21 @@ def tell(events: Iterable[JobEvent]) -> list[Moment]:
     """Return the story of changes of state and failed steps, oldest first."""
     told = [event for event in events if _is_told(event)]
     moments: list[Moment] = []
-    changes = [event.at for event in told if event.kind == JobEvent.Kind.STATE and event.old != event.new]
+    changes = [event for event in told if _is_change(event)]
+    nexts = {event.pk: later.at for event, later in pairwise(changes)}
     for event in told:
         mark, hue, words, detail = _say(event)
         if moments and moments[-1].detail == detail:
             detail = ""  # a failed step, and then the attempt that failed with it
-        is_change = event.kind == JobEvent.Kind.STATE and event.old != event.new
-        later = next((at for at in changes if at > event.at), None) if is_change else None
-        moments.append(Moment(event.pk, event.at, mark, hue, words, detail, later - event.at if later else None))
+        later = nexts.get(event.pk)
+        lasted = later - event.at if later is not None and later > event.at else None
+        moments.append(Moment(event.pk, event.at, mark, hue, words, detail, lasted))
     return moments
 
 
 def phases(events: Iterable[JobEvent]) -> list[Phase]:
     """Return the stretches of time that a job spent in each state, oldest first; an end is no stretch."""
-    changes = [event for event in events if event.kind == JobEvent.Kind.STATE and event.old != event.new]
+    changes = [event for event in events if _is_change(event)]
     found = []
     for place, event in enumerate(changes):
         if event.new in ENDED:
@@ -85,6 +87,10 @@ def phases(events: Iterable[JobEvent]) -> list[Phase]:
 def in_words(reasons: Sequence[str]) -> list[str]:
     """Say why a job is blocked."""
     return [_reason(reason) for reason in reasons]
+
+
+def _is_change(event: JobEvent) -> bool:
+    return event.kind == JobEvent.Kind.STATE and event.old != event.new
 
 
 def _is_told(event: JobEvent) -> bool:

@@ -125,6 +125,15 @@ def test_the_timeline_tells_the_story_in_order(operator: Client) -> None:
     assert story == ["Submitted to the queue", "Taken by a worker", "Out of attempts: a dead letter"]
 
 
+def test_what_was_taken_in_the_moment_it_was_made_did_not_wait(operator: Client) -> None:
+    run = task("succeeded")
+    made, taken, ended = JobEvent.objects.filter(job=run.job, kind="state").order_by("pk")
+    JobEvent.objects.filter(pk=taken.pk).update(at=made.at)
+    JobEvent.objects.filter(pk=ended.pk).update(at=made.at + timedelta(seconds=2))
+    story = operator.get(url(run)).context["page"].story
+    assert [moment.lasted for moment in story] == [None, timedelta(seconds=2), None]
+
+
 def test_a_failed_step_stands_in_the_timeline_and_its_problem_is_told_once(operator: Client) -> None:
     run = task("queued")
     JobEvent.objects.create(job=run.job, kind="step", reason="failed", data={"name": "plan", "problem": PROBLEM})
