@@ -34,6 +34,9 @@ _WHO = re.compile(
 _SUMMARY = re.compile(
     r"\b(summari[sz]e|summary|gist|overview|key points|main points|tl;?dr|what does it say|what's in)\b", re.I
 )
+_PASTED = re.compile(
+    r"^\W*(?:please )?(?:(?:can|could) you )?(?:summari[sz]e|sum up|tl;?dr)\b[^:\n]{0,40}[:\n]\s*(\S.*)", re.I | re.S
+)
 _TOOL_LINES = {
     "web_crawl": "**read web pages** – give me an address and a question: *What does https://… say about …?*",
     "memory_write": "**remember** things for you – *Remember that our release day is Tuesday.*",
@@ -53,7 +56,7 @@ _ASTRA = (
         "console under /console/tasks/ or with `GET /api/v1/tasks/{id}`.",
     ),
     (
-        ("crash", "kill", "lost", "lose", "fail", "retry", "recover", "journal", "step", "resum"),
+        ("crash", "kill", "die", "lost", "lose", "fail", "retry", "recover", "journal", "step", "resum"),
         "Every step of a run is recorded as it finishes. When a worker dies, another process goes on from the last "
         "recorded step: finished steps do not run again.",
     ),
@@ -200,7 +203,12 @@ def talk(asked: str, call: ModelCall) -> str:
         return f"{demo_talk.earlier(asked, call.messages)}\n\n{SHORT_NOTE}"
     if demo_showcase.wanted(asked):
         return demo_showcase.TEXT
-    found = demo_talk.calculation(asked) or _of_astra(asked) or _of_conversation(asked, call.messages)
+    found = (
+        demo_talk.calculation(asked)
+        or _of_pasted(asked)
+        or _of_astra(asked)
+        or _of_conversation(asked, call.messages)
+    )
     if found:
         return f"{found}\n\n{SHORT_NOTE}"
     return _at_a_loss(tools, note)
@@ -233,14 +241,21 @@ def _of_astra(asked: str) -> str:
     if "astra" not in words and not words & {"redriv", "dead-letter"}:
         return ""
     lines = [line for keys, line in _ASTRA if any(key in word for key in keys[:] for word in words if key != "astra")]
-    return " ".join([_ASTRA[0][1], *lines[:3]])
+    return " ".join(lines[:3]) or _ASTRA[0][1]
+
+
+def _of_pasted(asked: str) -> str:
+    """Summarise a text that came with the message: one that it is asked to, or a long one."""
+    pasted = match[1] if (match := _PASTED.match(asked)) else asked
+    count = len(sentences(pasted))
+    if count < 2 or (match is None and (count <= 3 or len(asked) <= 300)):
+        return ""
+    chosen = salient([pasted], count=min(3, (count + 1) // 2))
+    return "In its own words:\n\n" + "\n".join(f"- {_one_line(sentence)}" for _, sentence in chosen)
 
 
 def _of_conversation(asked: str, messages: Sequence[Message]) -> str:
-    """Summarise a pasted text, or quote what was said or found before."""
-    spans = sentences(asked)
-    if len(spans) > 3 and len(asked) > 300:
-        return "In its own words:\n\n" + "\n".join(f"- {sentence}" for _, sentence in salient([asked], count=3))
+    """Quote what was said or found before."""
     before = [text for message in messages[:-1] if message.role != "system" for text in _texts(message)]
     wanted = query_terms(asked)
     if not before or len(wanted) < 1:

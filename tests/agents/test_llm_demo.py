@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from agents.chat.views import EXAMPLES
 from agents.llm.demo import DemoModel, answer
 from agents.llm.port import PydanticAIPort
 from agents.programs.compaction import SUMMED_UP
@@ -167,9 +168,27 @@ def test_it_knows_about_astra() -> None:
     assert "another process goes on from the last recorded step" in said
 
 
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_it_answers_the_examples_that_the_page_offers(example: str) -> None:
+    reply = answer(ask(example))
+    said = reply.text
+    if example.startswith("How does Astra go on"):
+        assert said.startswith("Every step of a run is recorded as it finishes. When a worker dies, another process")
+    else:
+        assert reply.calls or "read web pages" in said
+
+
 def test_a_pasted_text_is_summed_up() -> None:
     text = "Summarise this: " + " ".join(f"The mill number {n} grinds {n} sacks of corn each day." for n in range(12))
     assert "In its own words" in answer(ask(text)).text
+
+
+def test_a_short_text_is_summed_up_too_even_one_about_astra() -> None:
+    said = answer(ask("Summarise: Astra is a queue. It keeps promises. Cats like fish. The queue of Astra is good.")).text
+    assert said.startswith("In its own words:\n\n- ")
+    assert "Astra" in said.split("_(")[0]
+    assert "Summarise" not in said
+    assert "invoke it in four ways" not in said
 
 
 def test_what_was_said_before_is_quoted() -> None:
