@@ -44,6 +44,7 @@ SAVE_S = 1.0
 BEAT_S = 0.25
 #: A message waits so long for a process that is still starting. Seconds.
 START_S = 10.0
+RESTARTED = "This part of the site is being restarted. Try again."
 #: Close code of a socket that is to come back, to another process.
 GO_ELSEWHERE = 4000
 
@@ -83,6 +84,11 @@ class ChatHost:
             _again_and_again(self._save),
             _again_and_again(self.audience.run),
         )
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it takes nobody in any more."""
+        return self._stopping.is_set()
 
     async def stop(self, grace_s: float) -> None:
         """Send the pages elsewhere, let replies finish for ``grace_s`` seconds, hand the rest back."""
@@ -172,7 +178,7 @@ class ChatHost:
             except TimeoutError:
                 raise unavailable("The chat is still starting.") from None
         if self._stopping.is_set() or self._host is None:
-            raise unavailable("This part of the site is being restarted. Try again.", after_s=1)
+            raise unavailable(RESTARTED, after_s=1)
         return self._host
 
     # --- replies ------------------------------------------------------------------------------------------------
@@ -307,10 +313,12 @@ def current() -> ChatHost:
     """Return this process's chat.
 
     Raises:
-        Unavailable: it has none, or not yet.
+        Unavailable: it has none, or not yet, or no more.
     """
     if _current is None:
         raise unavailable("The chat is not served here.")
+    if _current.is_stopping:
+        raise unavailable(RESTARTED, after_s=1)
     return _current
 
 

@@ -1,4 +1,4 @@
-"""How many replies one web process writes at a time, however many messages come at the same moment."""
+"""What one web process takes on: so many replies, however many messages come at once, and nothing when it stops."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from uuid import uuid4
 import pytest
 from pytest_django import DjangoDbBlocker
 
+from accounts.problems import Unavailable
 from agents import registry
-from agents.chat import conversations
+from agents.chat import conversations, host
 from agents.chat.exchange import Begun, Said
 from agents.chat.host import ChatHost
 from agents.models import Message
@@ -81,13 +82,13 @@ def test_one_persons_messages_wait_for_each_other_without_a_connection(monkeypat
         async def serves() -> Host:
             return serving
 
-        async def begin(host: Host, said: Said) -> Begun:
+        async def begin(_: Host, said: Said) -> Begun:
             under_way[said.user_id] += 1
             most[said.user_id] = max(most[said.user_id], under_way[said.user_id])
             most.update({0: max(0, under_way.total() - most[0])})
             await asyncio.sleep(0)
             under_way[said.user_id] -= 1
-            return Begun(uuid4(), uuid4(), None)
+            return Begun(uuid4(), uuid4(), "", None)
 
         monkeypatch.setattr(chat, "_serving", serves)
         monkeypatch.setattr(chat, "_begin", begin)
@@ -97,3 +98,16 @@ def test_one_persons_messages_wait_for_each_other_without_a_connection(monkeypat
 
     asyncio.run(scenario())
     assert most == {1: 1, 2: 1, 0: 2}
+
+
+def test_a_chat_that_stops_takes_nobody_in_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes in while it stops would not be sent away with the others, and hang until the process ends."""
+
+    async def scenario() -> None:
+        monkeypatch.setattr(host, "_current", ChatHost())
+        assert host.current() is host._current
+        await host.stop(0)
+        with pytest.raises(Unavailable, match="being restarted"):
+            host.current()
+
+    asyncio.run(scenario())
