@@ -51,10 +51,14 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The run that answers a message. ``claim`` is None where the message had been sent before."""
+    """The run that answers a message. ``claim`` is None where the message had been sent before.
+
+    ``text`` is what the run answers: what was said the first time.
+    """
 
     run_id: UUID
     message_id: UUID
+    text: str
     claim: Claim | None
 
 
@@ -71,7 +75,7 @@ def begin(said: Said, known: Registry, worker_id: UUID) -> Script[Begun]:
     yield from lock_partition(partition(said.conversation_id))
     row = yield from _look(said)
     if row["earlier"] is not None:
-        return Begun(row["earlier"], row["earlier_message"], None)
+        return Begun(row["earlier"], row["earlier_message"], row["earlier_text"], None)
     found = invoke.find(known, row["endpoint"], entrance="chat")
     _refuse(said, row)
     given = _input(known, found, said.text)
@@ -109,7 +113,7 @@ def begin(said: Said, known: Registry, worker_id: UUID) -> Script[Begun]:
             is_locked=True,
         )
     )
-    return Begun(made.job_id, reply_id, made.claim)
+    return Begun(made.job_id, reply_id, said.text, made.claim)
 
 
 def _look(said: Said) -> Script[dict[str, Any]]:
@@ -122,11 +126,12 @@ def _look(said: Said) -> Script[dict[str, Any]]:
         raise NotFound("There is no such conversation, or it is not yours.")
     rows = yield (
         "SELECT e.name AS endpoint, earlier.run_id AS earlier, earlier.id AS earlier_message,"
+        " earlier.text AS earlier_text,"
         " coalesce((SELECT max(place) FROM agents_message WHERE conversation_id = c.id), 0) AS last,"
         f" EXISTS (SELECT 1 FROM jobs_job WHERE partition_key = %(partition)s AND state IN {_ACTIVE}) AS busy,"
         " lately.running, lately.sent, lately.oldest"
         " FROM agents_conversation c JOIN agents_endpoint e ON e.id = c.endpoint_id"
-        " LEFT JOIN LATERAL (SELECT reply.run_id, reply.id FROM agents_message asked"
+        " LEFT JOIN LATERAL (SELECT reply.run_id, reply.id, asked.text FROM agents_message asked"
         "   JOIN agents_message reply ON reply.run_id = asked.run_id AND reply.role = 'assistant'"
         "   WHERE asked.conversation_id = c.id AND asked.client_id = %(client)s LIMIT 1) earlier ON true"
         # Ids are times: no reply is written for longer than a quarter of an hour. The person's newest jobs, by their

@@ -202,7 +202,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
                         "run_id": str(begun.run_id),
                         "seq": 0,
                         "client_id": client_id,
-                        "text": text,
+                        "text": begun.text,
                         "message_id": str(begun.message_id),
                     }
                 )

@@ -296,7 +296,8 @@ def test_a_repeated_message_is_answered_whatever_would_be_refused_now(
     monkeypatch.setattr(exchange, "MAX_MINUTE", 0)
     monkeypatch.setattr(exchange, "MAX_REPLIES", 0)
     script.run(holds.place("all", "paused", by="ada"))
-    assert begin(it, "Once?", "c-1").run_id == begun.run_id
+    again = begin(it, "Something else", "c-1")
+    assert (again.run_id, again.text, again.claim) == (begun.run_id, "Once?", None)
 
 
 def test_the_same_message_twice_at_once_begins_one_run(it: Conversation) -> None:

@@ -409,6 +409,7 @@ def test_a_repeated_client_id_answers_the_run_it_started_while_it_goes_on_and_af
     page.until(lambda: len(page.of("run.finished")) == 2)
     assert {frame["run_id"] for frame in page.frames} == {shown.run_id}
     assert {frame["message_id"] for frame in page.of("run.accepted")} == {end["message_id"]}
+    assert {frame["text"] for frame in page.of("run.accepted")} == {"Where does the river end?"}
     assert [frame["text"] for frame in page.of("run.finished")] == [WORDS, WORDS]
     assert len(model.requests) == 1
     assert len(kept(talk)) == 2
