@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -23,8 +24,12 @@ PING_S = 20
 PONG_S = 8
 #: How long a client may take to answer our close before the connection is cut. Seconds.
 CLOSE_S = 3
-#: As many frames of a client wait for the application; then no more is read from it.
-WAITING_FRAMES = 16
+#: As many frames of a client wait for the application; then no more is read from it. One read of the network may bring
+#: more; a client with so many that it brings `MAX_WAITING` is cut off: the smallest take this process longest.
+WAITING_FRAMES, MAX_WAITING = 16, 500
+#: Pings, pongs and pieces of messages that a client may send within `EXTRA_S` seconds before it is cut off: the
+#: application, which counts the rest, sees none of them.
+MAX_EXTRA, EXTRA_S = 200, 10.0
 #: What the kernel keeps of what a client does not read. Without it that grows to megabytes for each. Bytes.
 SEND_BUFFER = 128 << 10
 
@@ -37,6 +42,8 @@ class Flow:
         self._writable = asyncio.Event()
         self._writable.set()
         self._is_read = True
+        #: Frames that the application has not taken yet.
+        self.waiting = 0
         transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         # The HTTP connection that this one was would stop reading the client while it does not read us.
         transport.unregisterProducer()
@@ -64,6 +71,12 @@ class Flow:
             else:
                 self._transport.pauseProducing()
 
+    def took(self) -> None:
+        """Note that the application has taken a frame."""
+        self.waiting -= 1
+        if self.waiting < WAITING_FRAMES:
+            self.read(True)
+
     def pauseProducing(self) -> None:  # noqa: N802
         """Note that the buffer is full."""
         self._writable.clear()
@@ -77,10 +90,16 @@ class Flow:
         self._writable.set()
 
 
+#: The kinds of frames that begin a message: text and binary.
+_MESSAGES = (1, 2)
+
+
 class Socket(WebSocketProtocol):
     """A WebSocket that knows its flow."""
 
     flow: Flow
+    _extra = 0
+    _extra_since = 0.0
 
     @property
     def is_closing(self) -> bool:
@@ -92,10 +111,27 @@ class Socket(WebSocketProtocol):
         super().connectionMade()
         self.flow = Flow(self.transport)
 
+    def onFrameBegin(self) -> None:  # noqa: N802
+        """Count a frame that is no message of its own."""
+        if self.current_frame.opcode in _MESSAGES or self._may_send_extra():
+            super().onFrameBegin()
+        else:
+            self.dropConnection(abort=True)
+
+    def _may_send_extra(self) -> bool:
+        now = time.monotonic()
+        if now - self._extra_since > EXTRA_S:
+            self._extra, self._extra_since = 0, now
+        self._extra += 1
+        return self._extra <= MAX_EXTRA
+
     def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N802, N803
         """Queue a frame for the application."""
         super().onMessage(payload, isBinary)  # type: ignore[no-untyped-call]
-        if self.application_queue.qsize() >= WAITING_FRAMES:
+        waiting = self.flow.waiting = self.application_queue.qsize()
+        if waiting >= MAX_WAITING:
+            self.dropConnection(abort=True)
+        elif waiting >= WAITING_FRAMES:
             self.flow.read(False)
 
     def serverSend(self, content: Any, binary: bool = False) -> None:  # noqa: N802
@@ -128,7 +164,7 @@ def reads_on(application: ASGI3Application) -> ASGI3Application:
 
         async def receive_and_read() -> ASGIReceiveEvent:
             event = await receive()
-            flow.read(True)
+            flow.took()
             return event
 
         await application(scope, receive_and_read, send)

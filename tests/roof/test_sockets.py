@@ -172,6 +172,35 @@ def test_frames_that_the_application_does_not_take_are_not_read_from_the_client(
         thread.join(DEADLINE_S)
 
 
+@pytest.mark.parametrize(
+    "frame", [(TEXT, True), (PING, True), (CONTINUATION, False)], ids=["messages", "pings", "pieces of a message"]
+)
+def test_a_client_that_sends_nothing_in_ever_so_many_frames_is_cut_off(
+    make_site: Callable[..., Site], frame: tuple[int, bool]
+) -> None:
+    opcode, is_last = frame
+    site = make_site()
+    with WebSocket(site.port, "/deaf") as client:
+        if opcode == CONTINUATION:
+            client.send_frame(TEXT, last=False)
+        # One read of the network: ten thousand frames, each as short as it can be.
+        burst = bytes([opcode | (0x80 if is_last else 0), 0x80, 0, 0, 0, 0]) * 10_000
+        with pytest.raises(ConnectionError):
+            client.socket.sendall(burst * 100)
+        assert site.state()["waiting"] <= sockets.MAX_WAITING + 1  # that it is gone
+
+
+def test_a_message_may_come_in_pieces_between_pings(shared: Site) -> None:
+    with shared.chat() as client:
+        client.receive()
+        client.send_frame(TEXT, b'"', last=False)
+        for _ in range(50):
+            client.send_frame(CONTINUATION, b"piece ", last=False)
+            client.send_frame(PING, b"hey")
+        client.send_frame(CONTINUATION, b'"')
+        assert client.receive() == "piece " * 50
+
+
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_a_message_that_is_too_long_ends_the_connection_with_1009(shared: Site, pieces: int) -> None:
     with shared.chat() as client:
