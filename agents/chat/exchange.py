@@ -116,6 +116,24 @@ def begin(said: Said, known: Registry, worker_id: UUID) -> Script[Begun]:
     return Begun(made.job_id, reply_id, said.text, made.claim)
 
 
+#: The reply that the conversation ``c`` has to a message of that ``client_id``, and what it answers.
+_EARLIER = (
+    "SELECT reply.run_id, reply.id, asked.text FROM agents_message asked"
+    " JOIN agents_message reply ON reply.run_id = asked.run_id AND reply.role = 'assistant'"
+    " WHERE asked.conversation_id = c.id AND asked.client_id = %(client)s LIMIT 1"
+)
+
+
+def sent_before(said: Said) -> Script[Begun | None]:
+    """Return what an earlier try of a message began; None if there was none, or if the conversation is not theirs."""
+    rows = yield (
+        f"SELECT earlier.* FROM agents_conversation c CROSS JOIN LATERAL ({_EARLIER}) earlier"
+        " WHERE c.id = %(conversation)s AND c.user_id = %(user)s",
+        {"conversation": said.conversation_id, "user": said.user_id, "client": said.client_id},
+    )
+    return Begun(rows[0]["run_id"], rows[0]["id"], rows[0]["text"], None) if rows else None
+
+
 def _look(said: Said) -> Script[dict[str, Any]]:
     """Lock the conversation and return what decides, as it is once nobody else adds to it."""
     locked = yield (
@@ -131,9 +149,7 @@ def _look(said: Said) -> Script[dict[str, Any]]:
         f" EXISTS (SELECT 1 FROM jobs_job WHERE partition_key = %(partition)s AND state IN {_ACTIVE}) AS busy,"
         " lately.running, lately.sent, lately.oldest"
         " FROM agents_conversation c JOIN agents_endpoint e ON e.id = c.endpoint_id"
-        " LEFT JOIN LATERAL (SELECT reply.run_id, reply.id, asked.text FROM agents_message asked"
-        "   JOIN agents_message reply ON reply.run_id = asked.run_id AND reply.role = 'assistant'"
-        "   WHERE asked.conversation_id = c.id AND asked.client_id = %(client)s LIMIT 1) earlier ON true"
+        f" LEFT JOIN LATERAL ({_EARLIER}) earlier ON true"
         # Ids are times: no reply is written for longer than a quarter of an hour. The person's newest jobs, by their
         # index: a planner that saw the time would rather read everybody's.
         " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE state IN ('queued', 'running')) AS running,"

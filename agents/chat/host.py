@@ -119,16 +119,25 @@ class ChatHost:
         host = await self._serving()
         async with self._turns.setdefault(said.user_id, asyncio.Lock()):
             if self._free(host) <= 0:
-                raise ChatFull(
-                    "As many replies are being written as this site can. Try again in a few seconds.",
-                    headers={"Retry-After": "5"},
-                    retry_after_s=5,
-                )
+                return await self._sent_before(said)
             self._beginning += 1
             try:
                 return await self._begin(host, said)
             finally:
                 self._beginning -= 1
+
+    async def _sent_before(self, said: Said) -> Begun:
+        """Return what an earlier try of a message began. Nothing else can begin now."""
+        try:
+            if (earlier := await ask(lambda: exchange.sent_before(said))) is not None:
+                return earlier
+        except OUTAGE as error:
+            logger.warning("a message could not be looked up: %s", error, extra={"action": "chat_unavailable"})
+        raise ChatFull(
+            "As many replies are being written as this site can. Try again in a few seconds.",
+            headers={"Retry-After": "5"},
+            retry_after_s=5,
+        )
 
     def _free(self, host: Host) -> int:
         """Return how many replies more this process may write. Those about to begin count: many may come at once."""

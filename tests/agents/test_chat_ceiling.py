@@ -69,6 +69,12 @@ def test_messages_that_come_at_the_same_moment_do_not_slip_past_the_ceiling() ->
         assert all(error["problem"]["retry_after_s"] > 0 for error in refused)
         assert Message.objects.filter(role="user").count() == SLOTS  # of those refused nothing was written
 
+        page, client_id = next((page, client_id) for page, client_id in said if page.answer_to(client_id))
+        page.say(client_id=client_id)  # its line was lost before it heard the answer, say
+        page.until(lambda: len(page.of("run.accepted")) == 2, within_s=SOON_S)
+        assert page.errors == []
+        assert len(page.replies) == 1
+
 
 def test_one_persons_messages_wait_for_each_other_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst of one person's would else hold all connections of the process, waiting for that person's lock."""

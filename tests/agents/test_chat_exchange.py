@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 from uuid import UUID, uuid4
@@ -298,6 +299,15 @@ def test_a_repeated_message_is_answered_whatever_would_be_refused_now(
     script.run(holds.place("all", "paused", by="ada"))
     again = begin(it, "Something else", "c-1")
     assert (again.run_id, again.text, again.claim) == (begun.run_id, "Once?", None)
+
+
+def test_a_message_that_was_sent_before_is_found_by_its_sender_alone(it: Conversation) -> None:
+    begun = begin(it, "Once?", "c-1")
+    said = Said(it.pk, it.user_id, "Once?", "c-1")
+    assert script.run(exchange.sent_before(said)) == Begun(begun.run_id, begun.message_id, "Once?", None)
+    assert script.run(exchange.sent_before(replace(said, client_id="c-2"))) is None
+    assert script.run(exchange.sent_before(replace(said, user_id=person("bob").pk))) is None
+    assert script.run(exchange.sent_before(replace(said, conversation_id=conversation().pk))) is None
 
 
 def test_the_same_message_twice_at_once_begins_one_run(it: Conversation) -> None:
