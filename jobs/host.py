@@ -8,8 +8,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-import redis.asyncio
-from django.conf import settings
 from django.db import OperationalError as DjangoOperationalError
 from redis.exceptions import RedisError
 
@@ -90,7 +88,7 @@ class Host:
         while True:
             try:
                 async with (
-                    redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_timeout=None) as client,
+                    wakeups.listener() as client,
                     client.pubsub(ignore_subscribe_messages=True) as channel,
                 ):
                     await channel.subscribe(*channels)

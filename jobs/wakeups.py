@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import redis
+import redis.asyncio
 from django.conf import settings
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq import Queue
@@ -41,6 +44,21 @@ def client() -> redis.Redis:
     return redis.Redis.from_url(
         settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 1)
     )
+
+
+#: A listener hears nothing for hours and must notice all the same that its line was cut without a word. Seconds until
+#: the kernel asks, between two questions, and how many may go unanswered.
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+
+
+def listener() -> redis.asyncio.Redis:
+    """Return a client to listen with on the event loop: it waits without end, and says so when its line is lost."""
+    # One that reconnects by itself would not tell that something was missed.
+    kwargs: dict[str, Any] = {"retry": AsyncRetry(NoBackoff(), 0)}
+    if not settings.REDIS_URL.startswith("unix:"):
+        options = {getattr(socket, name): value for name, value in _KEEPALIVE.items() if hasattr(socket, name)}
+        kwargs |= {"socket_keepalive": True, "socket_keepalive_options": options}
+    return redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_timeout=None, socket_connect_timeout=2, **kwargs)
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from agents.chat.conversations import channel
+from jobs import wakeups
 
 logger = logging.getLogger(__name__)
 
@@ -119,13 +120,7 @@ class Relay:
         while True:
             try:
                 async with (
-                    # A client that reconnects by itself would not tell that something was missed.
-                    redis.asyncio.Redis.from_url(
-                        settings.REDIS_URL,
-                        socket_timeout=None,
-                        socket_connect_timeout=TIMEOUT_S,
-                        retry=Retry(NoBackoff(), 0),
-                    ) as client,
+                    wakeups.listener() as client,
                     client.pubsub() as ear,
                 ):
                     self._changed.clear()
