@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import unicodedata
 
 from django.conf import settings
 from django.core import signing
@@ -16,6 +17,8 @@ from django.http import HttpRequest, HttpResponse
 COOKIE = "astra_device"
 LIFE_S = 365 * 24 * 3600
 SALT = "accounts.devices"
+#: Django looks for no account with a longer name. Characters.
+LONGEST_NAME = 150
 
 
 def known(request: HttpRequest, account: str) -> str:
@@ -43,5 +46,13 @@ def remember(request: HttpRequest, response: HttpResponse, account: str) -> None
     )
 
 
+def account_name(typed: str) -> str:
+    """Return the account that is meant by what was typed, to count by: Django's form takes ``ｏlga`` for ``olga``."""
+    name = typed.strip()
+    if len(name) <= LONGEST_NAME:
+        name = unicodedata.normalize("NFKC", name).strip()
+    return name.casefold()
+
+
 def _digest(account: str) -> str:
-    return hashlib.sha256(account.strip().casefold().encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(account_name(account).encode("utf-8", "surrogatepass")).hexdigest()

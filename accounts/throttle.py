@@ -130,7 +130,7 @@ def begin(request: HttpRequest, account: str) -> Attempt:
 
 
 def _counters(request: HttpRequest, account: str) -> Iterator[Counter]:
-    account = account.strip().casefold()
+    account = devices.account_name(account)
     if device := devices.known(request, account):
         yield Counter("device", device, PER_ACCOUNT_AND_ADDRESS)
         return

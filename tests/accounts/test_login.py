@@ -72,6 +72,13 @@ def test_after_too_many_wrong_passwords_even_the_right_one_has_to_wait(olga: Use
     assert has_passed(sign_in("right"))
 
 
+@pytest.mark.parametrize("name", ["ｏlga", "ｏｌｇａ", "𝓸𝓵𝓰𝓪", " olga\u3000", "OLGA"])
+def test_an_account_is_counted_under_every_way_to_write_its_name(olga: User, name: str) -> None:
+    guess(PER_ACCOUNT_AND_ADDRESS, address="127.0.0.1")
+
+    assert sign_in("right", name=name).status_code == 429
+
+
 def test_each_further_attempt_makes_the_wait_twice_as_long_up_to_a_bound(olga: User, valkey: redis.Redis) -> None:
     guess(PER_ACCOUNT_AND_ADDRESS - 1, address="127.0.0.1")
     waits = []
