@@ -8,10 +8,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import CharField, Exists, OuterRef, Q, Value
+from django.db.models.functions import Cast, Concat
 
+from agents.chat import exchange
 from agents.chat.conversations import owned_by
-from agents.models import Conversation, Message
+from agents.models import Conversation
+from jobs.models import Job
+from jobs.states import LIVE
 
 PAGE = 30
 
@@ -29,8 +33,9 @@ def page(user: Any, *, cursor: str = "") -> ConversationPage:
 
     A cursor that makes no sense is left out.
     """
-    writing = Message.objects.filter(conversation=OuterRef("pk"), status=Message.Status.WRITING)
-    found = owned_by(user).annotate(is_writing=Exists(writing))
+    # By its job, which an index finds: of a long conversation it would be one message of many.
+    partition = Concat(Value(exchange.partition("")), Cast(OuterRef("pk"), CharField()))
+    found = owned_by(user).annotate(is_writing=Exists(Job.objects.filter(partition_key=partition, state__in=LIVE)))
     if after := _read(cursor):
         at, pk = after
         found = found.filter(Q(updated_at__lt=at) | Q(updated_at=at, pk__lt=pk))

@@ -34,7 +34,7 @@ MAX_ATTEMPTS = 3
 _ACTIVE = "('scheduled', 'blocked', 'queued', 'running', 'waiting')"
 
 
-def partition(conversation_id: UUID) -> str:
+def partition(conversation_id: UUID | str) -> str:
     """Return the partition of a conversation's replies: there is one at a time."""
     return f"conversation:{conversation_id}"
 

@@ -433,6 +433,14 @@ def test_a_cursor_that_makes_no_sense_shows_the_newest(client: Client, ulla: Use
     assert "the one" in html(client, f"/chat/list/?older={cursor}")
 
 
+def test_the_list_reads_no_messages_however_many_there_are(client: Client, ulla: User) -> None:
+    answer(talk(ulla, "Hello"), state="running")
+    with CaptureQueriesContext(connection) as asked:
+        page = html(client, "/chat/list/")
+    assert ", a reply is being written" in page
+    assert not [query for query in asked.captured_queries if "agents_message" in query["sql"]]
+
+
 def test_the_open_conversation_is_marked_and_one_being_answered_too(client: Client, ulla: User) -> None:
     conversation = talk(ulla, "Hello")
     answer(conversation, "x", state="running")
