@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agents import markdown
 
-#: A longer block stays as it was written until the answer ends. Characters.
+#: After a longer block the rest stays as it was written until the answer ends. Characters.
 MAX_BLOCK = 4_000
 #: Nor is more than this of an answer shown so. Characters.
 MAX_TEXT = 60_000
@@ -28,7 +28,11 @@ class Block:
 
 
 class Blocks:
-    """What is finished of one text. The end of the answer renders the whole anew, for only then all of it is known."""
+    """What is finished of one text. The end of the answer renders the whole anew, for only then all of it is known.
+
+    A block has ended where an empty line stands outside of a code fence, and the next line begins at the margin: an
+    indented one may belong to a list. Each line is looked at once, when it is whole.
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -36,9 +40,13 @@ class Blocks:
     def reset(self) -> None:
         """Forget everything: the text is another one."""
         self._html: list[str] = []
-        self._upto = 0
+        #: Characters that are rendered, and those whose lines were looked at.
+        self._upto = self._seen = 0
         self._units = 0
         self._highest = 6
+        self._fence = ""
+        self._after_blank = False
+        self._has_ended = False
 
     @property
     def html(self) -> str:
@@ -52,10 +60,13 @@ class Blocks:
 
     def grow(self, text: str) -> Block | None:
         """Return what has been finished since the last call; None if nothing has."""
-        if len(text) > MAX_TEXT:
+        if self._has_ended:
             return None
-        end = finished(text, self._upto)
-        if end <= self._upto or end - self._upto > MAX_BLOCK:
+        end = self._finished(text)
+        if end - self._upto > MAX_BLOCK or len(text) > MAX_TEXT or self._seen - self._upto > MAX_BLOCK:
+            self._has_ended = True
+            return None
+        if end <= self._upto:
             return None
         chunk, start = text[self._upto : end], self._units
         html, self._highest = markdown.render_block(chunk, self._highest)
@@ -63,26 +74,24 @@ class Blocks:
         self._upto, self._units = end, start + len(chunk.encode("utf-16-le")) // 2
         return Block(html, start, self._units)
 
+    def _finished(self, text: str) -> int:
+        """Return where the last finished block ends."""
+        end = self._upto
+        while True:
+            newline = text.find("\n", self._seen)
+            line = text[self._seen : newline if newline >= 0 else len(text)]
+            if self._after_blank and not self._fence and line and not line[0].isspace():
+                end = self._seen
+            if newline < 0:
+                return end
+            self._take(line)
+            self._seen = newline + 1
 
-def finished(text: str, start: int) -> int:
-    """Return where the last finished block ends of a text that still grows, looking from ``start`` on.
-
-    A block has ended where an empty line stands outside of a code fence, and the next line begins at the margin: an
-    indented one may belong to a list.
-    """
-    fence = ""
-    end = start
-    place = start
-    after_blank = False
-    for line in text[start:].splitlines(keepends=True):
+    def _take(self, line: str) -> None:
         bare = line.strip()
         found = _FENCE.match(line)
-        if after_blank and not fence and bare and not line[0].isspace():
-            end = place
-        if found and not fence:
-            fence = found[1]
-        elif found and fence and found[1].startswith(fence) and bare == found[1]:
-            fence = ""
-        after_blank = not bare and line.endswith("\n")
-        place += len(line)
-    return end
+        if found and not self._fence:
+            self._fence = found[1]
+        elif found and found[1].startswith(self._fence) and bare == found[1]:
+            self._fence = ""
+        self._after_blank = not bare

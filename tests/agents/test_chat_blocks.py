@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.chat.blocks import MAX_BLOCK, MAX_TEXT, Block, Blocks, finished
+from agents.chat.blocks import MAX_BLOCK, MAX_TEXT, Block, Blocks
 
 TEXT = """# Rivers
 
@@ -65,7 +65,7 @@ def test_blocks_count_in_the_units_of_a_browser_and_leave_nothing_out() -> None:
     ],
 )
 def test_what_may_still_change_is_not_finished(text: str) -> None:
-    assert finished(text, 0) == 0
+    assert written(text) == []
     assert Blocks().grow(text) is None
 
 
@@ -87,6 +87,7 @@ def test_a_block_that_is_too_long_waits_for_the_end_with_all_that_follows() -> N
     text = "One.\n\n" + "x" * (MAX_BLOCK + 1) + "\n\nTwo.\n\nThree."
     assert blocks.grow("One.\n\nx") is not None
     assert blocks.grow(text) is None
+    assert blocks.grow(text + "\n\nFour.") is None
     assert blocks.end == 6
 
 
