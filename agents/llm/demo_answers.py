@@ -204,10 +204,7 @@ def talk(asked: str, call: ModelCall) -> str:
     if demo_showcase.wanted(asked):
         return demo_showcase.TEXT
     found = (
-        demo_talk.calculation(asked)
-        or _of_pasted(asked)
-        or _of_astra(asked)
-        or _of_conversation(asked, call.messages)
+        demo_talk.calculation(asked) or _of_pasted(asked) or _of_astra(asked) or _of_conversation(asked, call.messages)
     )
     if found:
         return f"{found}\n\n{SHORT_NOTE}"

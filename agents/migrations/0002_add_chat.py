@@ -2,76 +2,154 @@
 
 import django.db.models.deletion
 import django.db.models.functions.datetime
-import jobs.ids
 from django.conf import settings
 from django.db import migrations, models
 
+import jobs.ids
+
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('agents', '0001_initial'),
+        ("agents", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Conversation',
+            name="Conversation",
             fields=[
-                ('id', models.UUIDField(default=jobs.ids.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('title', models.CharField(blank=True, help_text='The beginning of its first message, or as renamed.', max_length=120)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('updated_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), help_text='When its last message was written.')),
-                ('summary', models.TextField(blank=True, help_text='Of its oldest messages, made when the history grew too long.')),
-                ('summary_through', models.PositiveIntegerField(default=0, help_text='Place of the last message in the summary.')),
-                ('endpoint', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='conversations', to='agents.endpoint')),
-                ('user', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='conversations', to=settings.AUTH_USER_MODEL)),
+                ("id", models.UUIDField(default=jobs.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                (
+                    "title",
+                    models.CharField(
+                        blank=True, help_text="The beginning of its first message, or as renamed.", max_length=120
+                    ),
+                ),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "updated_at",
+                    models.DateTimeField(
+                        db_default=django.db.models.functions.datetime.Now(),
+                        help_text="When its last message was written.",
+                    ),
+                ),
+                (
+                    "summary",
+                    models.TextField(
+                        blank=True, help_text="Of its oldest messages, made when the history grew too long."
+                    ),
+                ),
+                (
+                    "summary_through",
+                    models.PositiveIntegerField(default=0, help_text="Place of the last message in the summary."),
+                ),
+                (
+                    "endpoint",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="conversations", to="agents.endpoint"
+                    ),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="conversations",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-updated_at', '-id'],
+                "ordering": ["-updated_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='Message',
+            name="Message",
             fields=[
-                ('id', models.UUIDField(default=jobs.ids.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('place', models.PositiveIntegerField(help_text='Its number in the conversation, from 1.')),
-                ('role', models.CharField(choices=[('user', 'User'), ('assistant', 'Assistant')], max_length=10)),
-                ('text', models.TextField(blank=True)),
-                ('status', models.CharField(choices=[('writing', 'Being written'), ('done', 'Done'), ('stopped', 'Stopped'), ('failed', 'Failed')], default='done', max_length=10)),
-                ('client_id', models.CharField(help_text="The sender's own id, so that none is sent twice.", max_length=80, null=True)),
-                ('seq', models.BigIntegerField(default=0, help_text='Of the last frame whose text is in here.')),
-                ('problem', models.JSONField(help_text='Why it failed.', null=True)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('conversation', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='messages', to='agents.conversation')),
-                ('run', models.ForeignKey(help_text='The exchange, or the task.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='messages', to='agents.run')),
+                ("id", models.UUIDField(default=jobs.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ("place", models.PositiveIntegerField(help_text="Its number in the conversation, from 1.")),
+                ("role", models.CharField(choices=[("user", "User"), ("assistant", "Assistant")], max_length=10)),
+                ("text", models.TextField(blank=True)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("writing", "Being written"),
+                            ("done", "Done"),
+                            ("stopped", "Stopped"),
+                            ("failed", "Failed"),
+                        ],
+                        default="done",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "client_id",
+                    models.CharField(
+                        help_text="The sender's own id, so that none is sent twice.", max_length=80, null=True
+                    ),
+                ),
+                ("seq", models.BigIntegerField(default=0, help_text="Of the last frame whose text is in here.")),
+                ("problem", models.JSONField(help_text="Why it failed.", null=True)),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "conversation",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="messages",
+                        to="agents.conversation",
+                    ),
+                ),
+                (
+                    "run",
+                    models.ForeignKey(
+                        help_text="The exchange, or the task.",
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="messages",
+                        to="agents.run",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['conversation', 'place'],
+                "ordering": ["conversation", "place"],
             },
         ),
         migrations.AddIndex(
-            model_name='conversation',
-            index=models.Index(fields=['user', '-updated_at', '-id'], name='conversation_by_user'),
+            model_name="conversation",
+            index=models.Index(fields=["user", "-updated_at", "-id"], name="conversation_by_user"),
         ),
         migrations.AddConstraint(
-            model_name='message',
-            constraint=models.UniqueConstraint(fields=('conversation', 'place'), name='message_place_once'),
+            model_name="message",
+            constraint=models.UniqueConstraint(fields=("conversation", "place"), name="message_place_once"),
         ),
         migrations.AddConstraint(
-            model_name='message',
-            constraint=models.UniqueConstraint(condition=models.Q(('client_id__isnull', False)), fields=('conversation', 'client_id'), name='message_sent_once'),
+            model_name="message",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("client_id__isnull", False)),
+                fields=("conversation", "client_id"),
+                name="message_sent_once",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='message',
-            constraint=models.CheckConstraint(condition=models.Q(('role__in', ['user', 'assistant'])), name='message_role_known'),
+            model_name="message",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("role__in", ["user", "assistant"])), name="message_role_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='message',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['writing', 'done', 'stopped', 'failed'])), name='message_status_known'),
+            model_name="message",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status__in", ["writing", "done", "stopped", "failed"])),
+                name="message_status_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='message',
-            constraint=models.CheckConstraint(condition=models.Q(('role', 'assistant'), ('status', 'done'), _connector='OR'), name='message_of_user_is_done'),
+            model_name="message",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("role", "assistant"), ("status", "done"), _connector="OR"),
+                name="message_of_user_is_done",
+            ),
         ),
     ]

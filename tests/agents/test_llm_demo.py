@@ -184,7 +184,9 @@ def test_a_pasted_text_is_summed_up() -> None:
 
 
 def test_a_short_text_is_summed_up_too_even_one_about_astra() -> None:
-    said = answer(ask("Summarise: Astra is a queue. It keeps promises. Cats like fish. The queue of Astra is good.")).text
+    said = answer(
+        ask("Summarise: Astra is a queue. It keeps promises. Cats like fish. The queue of Astra is good.")
+    ).text
     assert said.startswith("In its own words:\n\n- ")
     assert "Astra" in said.split("_(")[0]
     assert "Summarise" not in said
