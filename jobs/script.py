@@ -91,10 +91,15 @@ def _drive(cursor: Cursor[Row], script: Script[T]) -> tuple[T, list[After]]:
         rows = cursor.fetchall() if cursor.description else []
 
 
-async def arun(pool: AsyncConnectionPool[AsyncConnection[Row]], script: Script[T]) -> T:
-    """Run the script on a connection of the pool, in one transaction; push its wake-ups after commit."""
+async def arun(
+    pool: AsyncConnectionPool[AsyncConnection[Row]], script: Script[T], *, timeout_s: float | None = None
+) -> T:
+    """Run the script on a connection of the pool, in one transaction; push its wake-ups after commit.
+
+    ``timeout_s`` is how long a connection is waited for; None is the pool's own time.
+    """
     after: list[After] = []
-    async with pool.connection() as conn, conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
+    async with pool.connection(timeout_s) as conn, conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
         rows: list[Row] | None = None
         while True:
             try:

@@ -26,6 +26,8 @@ COLUMNS = (
 )
 
 _LIVE = tuple(sorted(LIVE))
+#: So often a reply in the chat is begun, crashes or not: one that writes a little and kills its process then ends too.
+MAX_CHAT_CLAIMS = 10
 _ENDED = tuple(sorted(ENDED))
 
 
@@ -194,8 +196,8 @@ def release(job: Row, *, how: str) -> Script[State]:
 
     A job of a normal lane becomes a suspect and is charged nothing. Only a crash in lane `suspect`, where it was alone
     in its process, counts: after as many as it has attempts it is a dead letter. A person waits for a job of lane
-    `chat`: it stays there for the next web process, and each crash counts. An owner that stopped in good order has not
-    crashed.
+    `chat`: it stays there for the next web process, and each crash counts, until it gets on again; but no job of that
+    lane is begun more than `MAX_CHAT_CLAIMS` times. An owner that stopped in good order has not crashed.
     """
     if job["cancel_requested_at"] is not None:
         yield from change(job, State.CANCELLED, reason=how)
@@ -205,11 +207,14 @@ def release(job: Row, *, how: str) -> Script[State]:
         return State.QUEUED
     stays = job["lane"] in (lanes.SUSPECT, lanes.CHAT)
     crashes = job["crashes"] + stays
-    if crashes >= job["max_attempts"]:
+    if crashes >= job["max_attempts"] or (job["lane"] == lanes.CHAT and job["fence"] >= MAX_CHAT_CLAIMS):
+        in_a_row = f"{crashes} times in a row without finishing another step"
         problem = {
             "type": "/problems/worker-died",
             "title": "Its process died each time",
-            "detail": f"The process that ran it died {crashes} times in a row without finishing another step.",
+            "detail": "The process that ran it died "
+            + (in_a_row if crashes >= job["max_attempts"] else f"again, and it was begun {job['fence']} times")
+            + ".",
             "fingerprint": f"worker-died:{job['handler']}",
             "retriable": False,
         }

@@ -223,6 +223,8 @@ class Audience:
         else:
             room.want(run_id, 0)
             self._ask(conversation_id)
+            # Nobody may be writing it just now: the line to the page stands all the same.
+            room.say(frames.waiting(reply))
 
     async def _tell_message(self, conversation_id: UUID, message_id: UUID) -> None:
         said = await persist(lambda: exchange.message(message_id))

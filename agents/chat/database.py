@@ -16,6 +16,8 @@ from jobs.script import Script
 
 #: So long a database is waited for that was away a moment ago. Seconds.
 PATIENCE_S = 1.0
+#: So long a connection is waited for otherwise. Seconds.
+WAIT_S = 4.0
 
 T = TypeVar("T")
 _was_away = False
@@ -33,7 +35,7 @@ async def ask(make: Callable[[], Script[T]]) -> T:
     pool = await get_pool()
     try:
         if not _was_away:
-            return await script.arun(pool, make())
+            return await script.arun(pool, make(), timeout_s=WAIT_S)
     except OUTAGE:
         _was_away = True
     await drop_broken()

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from accounts.problems import NotFound
+from accounts.problems import NotFound, Unauthenticated
 from agents import answer, invoke, text_input
 from agents.chat import history, stream
 from agents.chat.conversations import channel, lock_person, title_from
@@ -47,6 +47,9 @@ class Said:
     user_id: int
     text: str
     client_id: str
+    #: What let them in, a session's key or a token's id: neither may have ended meanwhile. None: just looked at.
+    session_key: str | None = None
+    token_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +140,21 @@ def sent_before(said: Said) -> Script[Begun | None]:
 def _look(said: Said) -> Script[dict[str, Any]]:
     """Lock the conversation and return what decides, as it is once nobody else adds to it."""
     locked = yield (
-        "SELECT 1 FROM agents_conversation WHERE id = %s AND user_id = %s FOR NO KEY UPDATE",
-        [said.conversation_id, said.user_id],
+        "SELECT (%(session)s::text IS NULL OR EXISTS (SELECT 1 FROM django_session WHERE session_key = %(session)s"
+        "   AND expire_date > now())) AND (%(token)s::bigint IS NULL OR EXISTS (SELECT 1 FROM accounts_apitoken"
+        "   WHERE id = %(token)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()))) AS is_known"
+        " FROM agents_conversation c WHERE id = %(conversation)s AND user_id = %(user)s FOR NO KEY UPDATE",
+        {
+            "session": said.session_key,
+            "token": said.token_id,
+            "conversation": said.conversation_id,
+            "user": said.user_id,
+        },
     )
     if not locked:
         raise NotFound("There is no such conversation, or it is not yours.")
+    if not locked[0]["is_known"]:
+        raise Unauthenticated("You are signed out. Sign in again.")
     rows = yield (
         "SELECT e.name AS endpoint, earlier.run_id AS earlier, earlier.id AS earlier_message,"
         " earlier.text AS earlier_text,"
@@ -223,6 +236,8 @@ class Written:
     message_id: UUID
     text: str
     seq: int
+    #: Processes died under it before: no matter now, for it has got on since.
+    forgives: bool = False
 
 
 def save(written: Sequence[Written]) -> Script[None]:
@@ -241,6 +256,13 @@ def save(written: Sequence[Written]) -> Script[None]:
             [one.seq for one in written],
         ],
     )
+    forgiven = [one.claim for one in written if one.forgives]
+    if forgiven:
+        yield (
+            "UPDATE jobs_job j SET crashes = 0 FROM unnest(%s::uuid[], %s::bigint[]) AS w(job, fence)"
+            " WHERE j.id = w.job AND j.fence = w.fence AND j.state = 'running'",
+            [[claim.job_id for claim in forgiven], [claim.fence for claim in forgiven]],
+        )
 
 
 def run_input(claim: Claim, given: Any) -> Script[Any]:

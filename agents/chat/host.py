@@ -61,6 +61,9 @@ class ChatHost:
         self._stopping = asyncio.Event()
         self._look = asyncio.Event()
         self._ticker = Ticker()
+        #: Replies of a process that died which have yet to show that it was not for them, and how many there may be.
+        self._probes: list[RunStream] = []
+        self._trust = 1
         #: Replies whose transaction is under way.
         self._beginning = 0
         #: One person's messages wait for each other here, not each with a connection to the database.
@@ -239,24 +242,39 @@ class ChatHost:
                 logger.warning("could not look for replies: %s", error, extra={"action": "database_outage"})
 
     async def _take_some(self, host: Host) -> None:
-        free = self._free(host)
-        if free <= 0:
-            return
-        for claim in await host.claim(lanes.CHAT, min(free, MAX_TAKEN)):
+        """Claim what others left, one after the other.
+
+        A process died of one of those that were running when it did, and nobody knows of which. So of such replies only
+        one is begun at first, then twice as many as before each time that those have something to say: a message that
+        kills its process takes few others with it.
+        """
+        if self._probes and not [one for one in self._probes if not one.has_proven_itself]:
+            self._probes.clear()
+            self._trust *= 2
+        for _ in range(min(self._free(host), MAX_TAKEN)):
+            if len(self._probes) >= self._trust:
+                return
+            claims = await host.claim(lanes.CHAT, 1)
+            if not claims:
+                return
             try:
-                await self._resume(claim)
+                written = await self._resume(claims[0])
             except OUTAGE:
                 raise  # it is handed back as an orphan
             except Exception:
                 logger.exception("a reply could not be taken over", extra={"action": "take_over_failed"})
+                continue
+            if written.claim.crashes:
+                self._probes.append(written)
 
-    async def _resume(self, claim: Claim) -> None:
+    async def _resume(self, claim: Claim) -> RunStream:
         steps = await script.arun(await get_pool(), exchange.steps_of(claim.job_id))
         conversation_id = UUID(claim.payload["conversation"])
         written = self._open(claim, conversation_id, steps)
         self.audience.reach_out(conversation_id)
         logger.info("reply %s is taken over", claim.job_id, extra={"action": "reply_taken_over"})
         self._start(written)
+        return written
 
     async def _beat(self) -> None:
         """Let every page know that its reply is alive."""
@@ -265,6 +283,8 @@ class ChatHost:
             for written in stream.all_running():
                 written.beat()
             self.audience.look_after_silent()
+            if self._probes and all(one.has_proven_itself for one in self._probes):
+                self._look.set()
 
     async def _save(self) -> None:
         """Store the text of the replies that are being written: one statement for all of them."""
@@ -275,7 +295,9 @@ class ChatHost:
                 continue
             for one in dirty:
                 one.flush()
-            written = [Written(one.claim, one.message_id, one.text, one.seq) for one in dirty]
+            written = [
+                Written(one.claim, one.message_id, one.text, one.seq, forgives=_is_to_be_forgiven(one)) for one in dirty
+            ]
             try:
                 await script.arun(await get_pool(), exchange.save(written))
             except OUTAGE as error:
@@ -285,6 +307,11 @@ class ChatHost:
             else:
                 for one, saved in zip(dirty, written, strict=True):
                     one.saved_seq = saved.seq
+                    one.is_forgiven = one.is_forgiven or saved.forgives
+
+
+def _is_to_be_forgiven(one: RunStream) -> bool:
+    return one.has_written and one.claim.crashes > 0 and not one.is_forgiven
 
 
 async def _again_and_again(work: Callable[[], Awaitable[None]]) -> None:

@@ -60,6 +60,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         self.user_id = 0
         self.conversation_id = UUID(int=0)
         self._caller: Caller | None = None
+        self._session_key: str | None = None
         self._chat: ChatHost | None = None
         self._outbox = Outbox(self._write, self._refresh, self._cut)
         self._sending: asyncio.Task[None] | None = None
@@ -76,12 +77,14 @@ class ChatConsumer(AsyncWebsocketConsumer):
         try:
             self._caller = caller = await _identify(headers, self.conversation_id)
             self.user_id = caller.user.pk
-            self._chat = chat = host.current()
+            self._session_key = _session_key(headers) if caller.token is None else None
+            chat = host.current()
             if chat.audience.rooms.count_of(self.user_id) >= MAX_SOCKETS:
                 raise TooManySockets(f"You have {MAX_SOCKETS} pages of the chat open. Close one of them.")
         except Problem as problem:
             await self._turn_away(problem, is_program="authorization" in headers)
             return
+        self._chat = chat
         await self.accept()  # type: ignore[no-untyped-call]
         self._sending = asyncio.create_task(self._send_on())
         self._rechecking = asyncio.create_task(self._recheck(headers))
@@ -167,6 +170,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
             await self._do(said)
         except (Problem, RunError) as refusal:
             self.put(frames.error(refusal, said.get("client_id")))
+            if isinstance(refusal, Unauthenticated):
+                self.send_away(SIGN_IN)
         except DatabaseError:
             logger.exception("the database does not answer", extra={"action": "chat_unavailable"})
             self.put(frames.error(unavailable("The database does not answer now."), said.get("client_id")))
@@ -188,12 +193,22 @@ class ChatConsumer(AsyncWebsocketConsumer):
             raise BadFrame(f"There is no frame of type {str(kind)[:40]!r}; there are message, stop, resume and ping.")
 
     async def _send_message(self, said: dict[str, Any]) -> None:
-        assert self._chat is not None
+        assert self._chat is not None and self._caller is not None
         client_id = said.get("client_id")
         if not isinstance(client_id, str) or not 1 <= len(client_id) <= 80 or not client_id.isprintable():
             raise BadFrame("A message has a client_id: a text of 1 to 80 printable characters, another one each time.")
         text = exchange.check_text(said.get("text"))
-        begun = await self._chat.send(Said(self.conversation_id, self.user_id, text, client_id))
+        token = self._caller.token
+        begun = await self._chat.send(
+            Said(
+                self.conversation_id,
+                self.user_id,
+                text,
+                client_id,
+                session_key=self._session_key,
+                token_id=token.pk if token is not None else None,
+            )
+        )
         if begun.claim is None:
             self.put(
                 frames.encode(
@@ -313,6 +328,10 @@ def _run_id(said: Mapping[str, Any]) -> UUID:
         raise BadFrame("The frame needs the run_id of a reply.") from None
 
 
+def _session_key(headers: Mapping[str, str]) -> str | None:
+    return parse_cookie(headers.get("cookie", "")).get(settings.SESSION_COOKIE_NAME)
+
+
 async def _identify(headers: Mapping[str, str], conversation_id: UUID) -> Caller:
     """Return who opens the socket, if they may.
 
@@ -329,9 +348,8 @@ def _identify_in_thread(headers: Mapping[str, str], conversation_id: UUID) -> Ca
     if "authorization" in headers:
         caller = api_auth.by_token(headers["authorization"])
     else:
-        session = parse_cookie(headers.get("cookie", "")).get(settings.SESSION_COOKIE_NAME)
         try:
-            caller = api_auth.by_session(session)
+            caller = api_auth.by_session(_session_key(headers))
         except Unauthenticated:
             raise Unauthenticated("Sign in again: your session has ended.") from None
     caller.require(READ)

@@ -26,6 +26,8 @@ HEARTBEAT_S = 2.0
 CLAIM_SEQS = 1_000_000
 #: More steps of a reply than these are not shown: the oldest go first.
 MAX_STEPS = 300
+#: A claim that has not killed its process for so long will not. Seconds.
+PROVEN_S = 5.0
 #: Steps that only the journal needs.
 _SILENT = frozenset({"value", "emit"})
 
@@ -76,6 +78,9 @@ class RunStream:
         self._steps: dict[str, dict[str, Any]] = {step["key"]: step for step in steps or ()}
         self._jumped = claim.fence > 1
         self.closed = False
+        #: It has written something in this claim; once that is stored, crashes of before count no more.
+        self.has_written = False
+        self.is_forgiven = False
 
     # --- what the run tells -------------------------------------------------------------------------------------
 
@@ -107,6 +112,7 @@ class RunStream:
         """Add a piece of the answer."""
         if self.first_token_ms is None and self.claim.fence == 1:
             self.first_token_ms = round((self._clock() - self._began) * 1000)
+        self.has_written = True
         text = plain(text)  # as the database takes it
         self._more.append(text)
         self._pending.append(text)
@@ -193,6 +199,11 @@ class RunStream:
         """Whether its text is what clients are to hold: not before it has caught up with an earlier claim's reply, and
         not after its end."""
         return not (self._jumped or self.closed)
+
+    @property
+    def has_proven_itself(self) -> bool:
+        """Whether it has written something in this claim, has ended, or goes on for long enough."""
+        return self.has_written or self.closed or self._clock() - self._began > PROVEN_S
 
     @property
     def has_caught_up(self) -> bool:

@@ -62,6 +62,8 @@
     take(frame) {
       if (this.ended) return;
       const { type, seq } = frame;
+      // Told where nobody was heard of who writes it.
+      this.state = type === "run.heartbeat" ? frame.state : undefined;
       if (type === "run.finished" || type === "run.failed") return this.#end(frame);
       if (type === "run.heartbeat") {
         this.beganAt = Math.min(this.beganAt, Date.now() - (Number(frame.elapsed_ms) || 0));

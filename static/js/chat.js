@@ -45,6 +45,13 @@
     if (standing.lossShown && !wasShown) announce("Connection lost.");
   };
 
+  const UNWRITTEN = {
+    running: "The process that wrote it does not answer. Another one will go on …",
+    queued: "The process that wrote it is gone. Another one goes on as soon as it can …",
+    scheduled: "Waiting to be tried again …",
+    blocked: "Held back until an operator lets it go on …",
+  };
+
   const showReply = (reply) => {
     if (reply.ended || !reply.wait?.isConnected) return;
     const now = Date.now();
@@ -59,6 +66,7 @@
     if (lostAt && now - lostAt > 800) words = "Waiting for the connection …";
     else if (reply.stopping) words = "Stopping …";
     else if (reply.waiting) words = "Waiting for a person to decide …";
+    else if (reply.state) words = UNWRITTEN[reply.state] ?? "";
     else if (doing) words = "";
     else if (!reply.text) words = elapsed >= 400 ? `Thinking …${clock}` : "";
     else if (now - reply.saidAt > 2_500) words = `Still writing …${clock}`;
