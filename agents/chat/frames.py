@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from agents.runtime.errors import RunError
 _LONG = 1_000
 #: Long texts wait for each other here, and nobody else waits for them.
 _beside = ThreadPoolExecutor(1, thread_name_prefix="markdown")
+#: So many of them are kept, for whoever asks for the same answer again.
+_KEPT = 32
 
 
 def encode(frame: dict[str, Any]) -> str:
@@ -28,7 +31,13 @@ async def html(text: str) -> str:
     """Return a reply's text as sanitised HTML."""
     if len(text) <= _LONG:
         return str(markdown.render(text))
-    return str(await asyncio.get_running_loop().run_in_executor(_beside, markdown.render, text))
+    shown = text[: markdown.MAX_CHARACTERS]
+    return await asyncio.get_running_loop().run_in_executor(_beside, _rendered, shown)
+
+
+@lru_cache(maxsize=_KEPT)
+def _rendered(text: str) -> str:
+    return str(markdown.render(text))
 
 
 async def last(reply: Reply) -> str:

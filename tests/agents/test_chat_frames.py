@@ -1,20 +1,28 @@
-"""Frames that are not a stream's own: whatever is in them, they can be sent."""
+"""What an answer costs that is shown again and again."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import asyncio
 
 import pytest
 
+from agents import markdown
 from agents.chat import frames
-from agents.chat.refusals import BadFrame
 
 
-@pytest.mark.parametrize(
-    ("client_id", "told"),
-    [("mine", "mine"), ("\ud800", "?"), ("half \udfff", "half ?"), ("x" * 300, "x" * 80), (7, None), (None, None)],
-)
-def test_a_refusal_names_the_message_in_text_that_a_socket_takes(client_id: Any, told: str | None) -> None:
-    text = frames.error(BadFrame("No."), client_id)
-    assert json.loads(text.encode()).get("client_id") == told
+def test_a_long_answer_that_many_ask_for_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[str] = []
+    render = markdown.render
+
+    def counted(text: str) -> object:
+        rendered.append(text)
+        return render(text)
+
+    monkeypatch.setattr(markdown, "render", counted)
+    text = "# An answer\n\n" + "with many words " * 500
+
+    async def ask() -> list[str]:
+        return await asyncio.gather(*(frames.html(text) for _ in range(10)))
+
+    assert set(asyncio.run(ask())) == {str(render(text))}
+    assert rendered == [text]
