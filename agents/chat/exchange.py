@@ -236,8 +236,6 @@ class Written:
     message_id: UUID
     text: str
     seq: int
-    #: Processes died under it before: no matter now, for it has got on since.
-    forgives: bool = False
 
 
 def save(written: Sequence[Written]) -> Script[None]:
@@ -256,13 +254,15 @@ def save(written: Sequence[Written]) -> Script[None]:
             [one.seq for one in written],
         ],
     )
-    forgiven = [one.claim for one in written if one.forgives]
-    if forgiven:
-        yield (
-            "UPDATE jobs_job j SET crashes = 0 FROM unnest(%s::uuid[], %s::bigint[]) AS w(job, fence)"
-            " WHERE j.id = w.job AND j.fence = w.fence AND j.state = 'running'",
-            [[claim.job_id for claim in forgiven], [claim.fence for claim in forgiven]],
-        )
+
+
+def forgive(claims: Sequence[Claim]) -> Script[None]:
+    """Start the count of crashes anew of replies that have got on: progress is not failure."""
+    yield (
+        "UPDATE jobs_job j SET crashes = 0 FROM unnest(%s::uuid[], %s::bigint[]) AS w(job, fence)"
+        " WHERE j.id = w.job AND j.fence = w.fence AND j.state = 'running'",
+        [[claim.job_id for claim in claims], [claim.fence for claim in claims]],
+    )
 
 
 def run_input(claim: Claim, given: Any) -> Script[Any]:
@@ -364,6 +364,8 @@ class Reply:
     problem: dict[str, Any] | None
     usage: dict[str, Any]
     steps: list[dict[str, Any]]
+    #: Since the message was sent.
+    elapsed_ms: int
 
     @property
     def has_ended(self) -> bool:
@@ -375,7 +377,8 @@ def read(run_id: UUID, conversation_id: UUID) -> Script[Reply | None]:
     """Return the reply of a run in that conversation; None if there is none."""
     rows = yield (
         "SELECT m.id, m.text, m.seq, m.status, m.problem, j.state, j.error,"
-        " r.input_tokens, r.output_tokens, r.cost_usd, r.cost_known"
+        " r.input_tokens, r.output_tokens, r.cost_usd, r.cost_known,"
+        " (extract(epoch FROM now() - j.created_at) * 1000)::bigint AS elapsed_ms"
         " FROM agents_message m JOIN jobs_job j ON j.id = m.run_id JOIN agents_run r ON r.job_id = j.id"
         " WHERE m.run_id = %s AND m.conversation_id = %s AND m.role = 'assistant' AND j.home_lane = 'chat'",
         [run_id, conversation_id],
@@ -400,6 +403,7 @@ def read(run_id: UUID, conversation_id: UUID) -> Script[Reply | None]:
             "cost_usd": float(row["cost_usd"]) if row["cost_known"] else None,
         },
         steps=steps,
+        elapsed_ms=row["elapsed_ms"],
     )
 
 

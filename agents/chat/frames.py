@@ -84,7 +84,15 @@ async def message(message_id: UUID, role: str, text: str) -> str:
 
 def waiting(reply: Reply) -> str:
     """Return the sign of life of a reply that nobody was heard of for a while: ``state`` is its run's."""
-    return encode({"run_id": str(reply.run_id), "type": "run.heartbeat", "seq": reply.seq, "state": reply.state.value})
+    return encode(
+        {
+            "run_id": str(reply.run_id),
+            "type": "run.heartbeat",
+            "seq": reply.seq,
+            "elapsed_ms": reply.elapsed_ms,
+            "state": reply.state.value,
+        }
+    )
 
 
 def error(refusal: Problem | RunError, client_id: Any = None) -> str:

@@ -39,6 +39,8 @@ T = TypeVar("T")
 LOOK_S = 2.0
 #: Taken over at once, so that several processes share what one left.
 MAX_TAKEN = 20
+#: Replies of processes that died are begun one at a time until so many have gone well.
+PROBES = 8
 #: So often the text of replies is stored. Seconds.
 SAVE_S = 1.0
 BEAT_S = 0.25
@@ -64,6 +66,7 @@ class ChatHost:
         #: Replies of a process that died which have yet to show that it was not for them, and how many there may be.
         self._probes: list[RunStream] = []
         self._trust = 1
+        self._proven = 0
         #: Replies whose transaction is under way.
         self._beginning = 0
         #: One person's messages wait for each other here, not each with a connection to the database.
@@ -244,18 +247,22 @@ class ChatHost:
     async def _take_some(self, host: Host) -> None:
         """Claim what others left, one after the other.
 
-        A process died of one of those that were running when it did, and nobody knows of which. So of such replies only
-        one is begun at first, then twice as many as before each time that those have something to say: a message that
-        kills its process takes few others with it.
+        A process died of one of those that were running when it did, and nobody knows of which. So such replies are
+        begun one at a time, each when the one before has something to say: a message that kills its process takes no
+        others with it. After `PROBES` of them, twice as many as before at a time.
         """
-        if self._probes and not [one for one in self._probes if not one.has_proven_itself]:
+        if self._probes and all(one.has_proven_itself for one in self._probes):
+            self._proven += len(self._probes)
             self._probes.clear()
-            self._trust *= 2
+            if self._proven >= PROBES:
+                self._trust *= 2
         for _ in range(min(self._free(host), MAX_TAKEN)):
             if len(self._probes) >= self._trust:
                 return
             claims = await host.claim(lanes.CHAT, 1)
             if not claims:
+                if not self._probes:
+                    self._trust, self._proven = 1, 0
                 return
             try:
                 written = await self._resume(claims[0])
@@ -266,6 +273,20 @@ class ChatHost:
                 continue
             if written.claim.crashes:
                 self._probes.append(written)
+
+    async def _forgive(self) -> None:
+        """Forget the crashes of replies that have got on since."""
+        innocent = [one for one in self._probes if one.has_written and not one.is_forgiven]
+        if innocent:
+            try:
+                await script.arun(await get_pool(), exchange.forgive([one.claim for one in innocent]))
+            except OUTAGE as error:
+                logger.warning("replies could not be forgiven: %s", error, extra={"action": "database_outage"})
+                return
+            for one in innocent:
+                one.is_forgiven = True
+        if all(one.has_proven_itself for one in self._probes):
+            self._look.set()
 
     async def _resume(self, claim: Claim) -> RunStream:
         steps = await script.arun(await get_pool(), exchange.steps_of(claim.job_id))
@@ -283,8 +304,8 @@ class ChatHost:
             for written in stream.all_running():
                 written.beat()
             self.audience.look_after_silent()
-            if self._probes and all(one.has_proven_itself for one in self._probes):
-                self._look.set()
+            if self._probes:
+                await self._forgive()
 
     async def _save(self) -> None:
         """Store the text of the replies that are being written: one statement for all of them."""
@@ -295,9 +316,7 @@ class ChatHost:
                 continue
             for one in dirty:
                 one.flush()
-            written = [
-                Written(one.claim, one.message_id, one.text, one.seq, forgives=_is_to_be_forgiven(one)) for one in dirty
-            ]
+            written = [Written(one.claim, one.message_id, one.text, one.seq) for one in dirty]
             try:
                 await script.arun(await get_pool(), exchange.save(written))
             except OUTAGE as error:
@@ -307,11 +326,6 @@ class ChatHost:
             else:
                 for one, saved in zip(dirty, written, strict=True):
                     one.saved_seq = saved.seq
-                    one.is_forgiven = one.is_forgiven or saved.forgives
-
-
-def _is_to_be_forgiven(one: RunStream) -> bool:
-    return one.has_written and one.claim.crashes > 0 and not one.is_forgiven
 
 
 async def _again_and_again(work: Callable[[], Awaitable[None]]) -> None:

@@ -78,7 +78,7 @@ class RunStream:
         self._steps: dict[str, dict[str, Any]] = {step["key"]: step for step in steps or ()}
         self._jumped = claim.fence > 1
         self.closed = False
-        #: It has written something in this claim; once that is stored, crashes of before count no more.
+        #: It has written something in this claim; then crashes of before count no more.
         self.has_written = False
         self.is_forgiven = False
 
@@ -202,8 +202,8 @@ class RunStream:
 
     @property
     def has_proven_itself(self) -> bool:
-        """Whether it has written something in this claim, has ended, or goes on for long enough."""
-        return self.has_written or self.closed or self._clock() - self._began > PROVEN_S
+        """Whether it has got on in this claim and was forgiven, has ended, or goes on for long enough."""
+        return self.is_forgiven or self.closed or self._clock() - self._began > PROVEN_S
 
     @property
     def has_caught_up(self) -> bool:

@@ -35,9 +35,11 @@ programs: [tests.support.chat_programs]
 agents:
   helper: {version: 1, instructions: Help., model: openai:test}
   looker: {version: 1, instructions: Look., model: openai:test, program: test-looks-first}
+  killer: {version: 1, instructions: Help., model: openai:test, program: test-kills}
 endpoints:
   chat.v1: {agent: helper, mode: streaming-sync}
   look.v1: {agent: looker, mode: streaming-sync}
+  kill.v1: {agent: killer, mode: streaming-sync}
 """
 WORDS = " ".join(f"word-{number}" for number in range(100))
 GRACE_S = 2
@@ -241,6 +243,42 @@ def test_a_repeated_message_at_another_process_is_answered_with_the_same_reply(
 
 
 # --- a process dies ----------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_kills_every_process_falls_alone(fleet: Fleet, model: OpenAIServer) -> None:
+    webs = fleet.ready()
+    model.says = Says(WORDS, stall_after=20)
+    opened: list[Page] = []
+    shown: list[Shown] = []
+    for number in range(6):
+        user = person(f"neighbour-{uuid4()}")
+        page = Page(webs[number % 2], conversations.create(user, "kill.v1"), sign_in(user))
+        opened.append(page)
+        shown.append(page.begin())
+        half([page], shown[-1])
+    poisoner = person(f"poisoner-{uuid4()}")
+    page = Page(webs[0], conversations.create(poisoner, "kill.v1"), sign_in(poisoner))
+    page.say("poison")
+    eventually(lambda: Message.objects.filter(text="poison").exists(), within_s=SOON_S)
+    poison = Message.objects.get(role="assistant", conversation__user=poisoner)
+    known_dead: set[int] = set()
+
+    def has_fallen() -> bool:
+        for web in fleet.webs:
+            if not web.process.is_alive and web.process.pid not in known_dead:
+                known_dead.add(web.process.pid)
+                lease.release_dead(pid=web.process.pid)  # as `up` does, and it starts another one
+        fleet.ready()
+        return Message.objects.get(pk=poison.pk).status == "failed"
+
+    eventually(has_fallen, within_s=2 * SOON_S)
+    model.says = Says(WORDS)
+    for one in shown:
+        eventually(is_over(one), within_s=SOON_S)
+    assert [(reply(one).status, reply(one).text) for one in shown] == [("done", WORDS)] * len(shown)
+    assert 1 < len(known_dead) <= 4
+    for each in (*opened, page):
+        each.drop()
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["by its lease", "at once"])

@@ -16,6 +16,7 @@ import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
+from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
 from accounts.models import ApiToken
@@ -585,6 +586,18 @@ def test_a_token_needs_the_scope_to_read_and_another_one_to_write(
         with pytest.raises(Refused) as refused:
             WebSocket(web.port, f"/ws/chat/{talk.pk}/", headers)
         assert refused.value.status == 403
+
+
+def test_whoever_was_signed_out_meanwhile_sends_nothing_more(
+    open_page: Callable[..., Page], alice: User, talk: Conversation
+) -> None:
+    session, token = open_page(headers=sign_in(alice)), open_page(headers=bearer(alice))
+    Session.objects.filter(session_key=session.headers["Cookie"].partition("=")[2]).delete()
+    ApiToken.objects.filter(user=alice).update(revoked_at=timezone.now())
+    for page in (session, token):
+        page.say("Is it still me?")
+        assert closed(page) == ([4401], ["unauthenticated"])
+    assert not Message.objects.filter(conversation=talk).exists()
 
 
 def test_a_page_is_closed_soon_after_its_session_or_token_has_ended(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from agents.programs.loop import conversation
@@ -20,3 +21,12 @@ async def looks_first(ctx: RunContext) -> dict[str, Any]:
     await ctx.step("look-again", note, file, "looked-again")
     second = await ctx.compose([*messages, first.as_message()], name="rest")
     return {"text": f"{first.text}\n\n{second.text}"}
+
+
+@program("test-kills")
+async def kills(ctx: RunContext) -> dict[str, Any]:
+    """Answer, unless the last message is `poison`: that ends the process as a fault in a library would."""
+    messages = conversation(ctx.input)
+    if messages[-1].text == "poison":
+        os._exit(9)
+    return {"text": (await ctx.compose(messages)).text}
