@@ -142,7 +142,8 @@ def _look(said: Said) -> Script[dict[str, Any]]:
     locked = yield (
         "SELECT (%(session)s::text IS NULL OR EXISTS (SELECT 1 FROM django_session WHERE session_key = %(session)s"
         "   AND expire_date > now())) AND (%(token)s::bigint IS NULL OR EXISTS (SELECT 1 FROM accounts_apitoken"
-        "   WHERE id = %(token)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()))) AS is_known"
+        "   WHERE id = %(token)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())))"
+        " AND EXISTS (SELECT 1 FROM auth_user WHERE id = c.user_id AND is_active) AS is_known"
         " FROM agents_conversation c WHERE id = %(conversation)s AND user_id = %(user)s FOR NO KEY UPDATE",
         {
             "session": said.session_key,
