@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -80,6 +81,9 @@ class ChatHost:
         self._host = host = Host({lanes.CHAT: self.slots})
         if self._stopping.is_set() or not await host.begin():
             return
+        # What was loaded until now stays: no collection is to walk through it while replies stream.
+        gc.collect()
+        gc.freeze()
         self._ready.set()
         logger.info("the chat writes %d replies at a time", self.slots, extra={"action": "chat_started"})
         await asyncio.gather(
