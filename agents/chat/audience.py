@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 from uuid import UUID
@@ -23,8 +22,6 @@ T = TypeVar("T")
 
 #: Nobody hears us: for so long after somebody asked, that is not believed. Seconds.
 ASKED_S = 2.0
-#: So many last frames are kept.
-KEPT_ENDS = 64
 #: Close code of a socket whose conversation is no more.
 GONE = 4404
 
@@ -39,8 +36,6 @@ class Audience:
         self._remote: set[UUID] = set()
         self._asked_at: dict[UUID, float] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        #: Last frames, which a page may ask for again and again: rendering one takes its time.
-        self._ends: OrderedDict[tuple[UUID, int], str] = OrderedDict()
 
     async def run(self) -> None:
         """Carry frames between processes. Never returns."""
@@ -115,7 +110,7 @@ class Audience:
         if reply is None:
             raise NotFound("There is no such reply in this conversation.")
         if reply.has_ended:
-            return [frames.snapshot(reply), await self._last(reply)]
+            return [frames.snapshot(reply), await frames.last(reply)]
         room = self.rooms.get(conversation_id)
         if room is not None:
             room.want(run_id, reply.seq)
@@ -147,7 +142,7 @@ class Audience:
         """Say how a reply ended that was written here. One that goes on elsewhere, or later, is told from there."""
         run_id, conversation_id = written.run_id, written.conversation_id
         if reply is not None and reply.has_ended:
-            self.say(conversation_id, await self._last(reply))
+            self.say(conversation_id, await frames.last(reply))
         room = self.rooms.get(conversation_id)
         if reply is not None and room is not None:
             if reply.has_ended:
@@ -158,17 +153,6 @@ class Audience:
             self._remote.discard(conversation_id)
             self._asked_at.pop(conversation_id, None)
         self._unfollow(conversation_id)
-
-    async def _last(self, reply: Reply) -> str:
-        """Return the last frame of a reply that has ended."""
-        key = (reply.run_id, reply.seq)
-        text = self._ends.get(key)
-        if text is None or reply.problem is not None:  # a problem may be added to
-            text = self._ends[key] = await frames.last(reply)
-        self._ends.move_to_end(key)
-        while len(self._ends) > KEPT_ENDS:
-            self._ends.popitem(last=False)
-        return text
 
     def look_after_silent(self) -> None:
         """Look up replies of other processes that nothing was heard of: their end may have been lost on the way."""
@@ -229,7 +213,7 @@ class Audience:
     async def _tell_end(self, conversation_id: UUID, run_id: UUID) -> None:
         """Say how another process's reply has ended; one that has not is asked for."""
         reply = await persist(lambda: exchange.read(run_id, conversation_id))
-        last = await self._last(reply) if reply is not None and reply.has_ended else None
+        last = await frames.last(reply) if reply is not None and reply.has_ended else None
         room = self.rooms.get(conversation_id)
         if reply is None or room is None:
             return

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agents import markdown
 
 #: After a longer block the rest stays as it was written until the answer ends. Characters.
-MAX_BLOCK = 4_000
+MAX_BLOCK = 2_000
 #: Nor is more than this of an answer shown so. Characters.
 MAX_TEXT = 60_000
 
