@@ -26,6 +26,8 @@ class ModeFigures:
     #: From submission to success, seconds; None without a success. A redriven run waited for a person: left out.
     p50_s: float | None
     p95_s: float | None
+    #: From the message to the first text of its answer, seconds; None where nothing streamed.
+    first_token_p95_s: float | None
     #: What is known of the cost; ``cost_known`` tells whether that is all of it.
     cost_usd: Decimal
     cost_known: bool
@@ -44,6 +46,18 @@ class ModeFigures:
         return self.budget_s is not None and self.p95_s is not None and self.p95_s > self.budget_s
 
     @property
+    def first_token_budget_s(self) -> float | None:
+        """Return within what 95 % of the answers should have begun, seconds."""
+        budget = self.policy.latency.first_token_p95_ms
+        return budget / 1000 if budget else None
+
+    @property
+    def begins_late(self) -> bool:
+        """Whether answers begin later than the mode's budget for the first token says."""
+        budget, found = self.first_token_budget_s, self.first_token_p95_s
+        return budget is not None and found is not None and found > budget
+
+    @property
     def drift(self) -> float | None:
         """Return how far the score is from its baseline; None where one of them is missing."""
         if self.score is None or self.policy.baseline is None:
@@ -52,7 +66,8 @@ class ModeFigures:
 
 
 _FIGURES = f"""
-SELECT m.mode, f.runs, f.failures, f.p50, f.p95, coalesce(f.cost, 0), coalesce(f.cost_known, true), s.score, s.judged
+SELECT m.mode, f.runs, f.failures, f.p50, f.p95, f.first, coalesce(f.cost, 0), coalesce(f.cost_known, true),
+       s.score, s.judged
 FROM unnest(%s::text[]) WITH ORDINALITY AS m(mode, place)
 CROSS JOIN LATERAL (
     SELECT count(*) AS runs,
@@ -61,9 +76,10 @@ CROSS JOIN LATERAL (
                FILTER (WHERE j.state = 'succeeded' AND j.generation = 1) AS p50,
            percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM j.finished_at - j.created_at)::float)
                FILTER (WHERE j.state = 'succeeded' AND j.generation = 1) AS p95,
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY r.first_token_ms / 1000.0::float) AS first,
            sum(r.cost_usd) AS cost, bool_and(r.cost_known) AS cost_known
     FROM (
-        SELECT job_id, cost_usd, cost_known FROM agents_run
+        SELECT job_id, cost_usd, cost_known, first_token_ms FROM agents_run
         WHERE mode = m.mode AND created_at > now() - interval '24 hours'
         ORDER BY created_at DESC LIMIT {RUNS_UP_TO + 1}
     ) r JOIN jobs_job j ON j.id = r.job_id
@@ -92,12 +108,13 @@ def mode_figures() -> list[ModeFigures]:
             failures=failures,
             p50_s=p50,
             p95_s=p95,
+            first_token_p95_s=first,
             cost_usd=cost,
             cost_known=known,
             score=score,
             judged=judged,
         )
-        for policy, (_, runs, failures, p50, p95, cost, known, score, judged) in zip(
+        for policy, (_, runs, failures, p50, p95, first, cost, known, score, judged) in zip(
             POLICIES.values(), rows, strict=True
         )
     ]

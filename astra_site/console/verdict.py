@@ -72,8 +72,8 @@ def _findings(seen: Overview) -> Iterator[Finding]:
         words = f"{_tasks(Bounded(number))} can’t go on: {in_words([reason])[0]}."
         yield Finding("warn", words, tasks_link(state="blocked"), "Blocked tasks")
     for mode in seen.modes:
-        if mode.is_slow and mode.policy.latency.kind == "hard":
-            words = f"{mode.policy.mode.label} runs are slower than their budget."
+        if mode.begins_late:
+            words = f"{mode.policy.mode.label} answers begin later than they should."
             yield Finding("warn", words, "#modes", "Modes")
 
 

@@ -161,6 +161,22 @@ def test_a_mode_shows_its_runs_failures_percentiles_cost_and_score(db: None) -> 
     assert queue.drift == pytest.approx(0.7 - 0.78)
 
 
+def test_an_answer_may_be_long_but_must_begin_soon(operator: Client) -> None:
+    fleet()
+
+    def answered(first_token_ms: int) -> None:
+        began = timezone.now() - timedelta(minutes=5)
+        streamed = {"mode": Mode.STREAMING, "first_token_ms": first_token_ms}
+        task("succeeded", submitted=timedelta(minutes=5), finished_at=began + timedelta(seconds=40), run=streamed)
+
+    answered(900)
+    assert verdict() == []
+    assert "900 ms" in operator.get(URL).content.decode()
+    for _ in range(3):
+        answered(2_500)
+    assert verdict() == ["Streaming answers begin later than they should."]
+
+
 def test_a_mode_that_nobody_judged_says_not_judged_yet(operator: Client) -> None:
     page = operator.get(URL).content.decode()
     assert page.count("not judged yet") == len(Mode)

@@ -82,13 +82,12 @@ def task(
         job=made,
         endpoint=found,
         agent=found.agent,
-        mode=found.mode,
         user=user,
         input=input,
         output=output,
         seed=1,
         created_at=at,
-        **(run or {}),
+        **{"mode": found.mode, **(run or {})},
     )
 
 
