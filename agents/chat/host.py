@@ -44,6 +44,8 @@ MAX_TAKEN = 20
 PROBES = 8
 #: So often the text of replies is stored. Seconds.
 SAVE_S = 1.0
+#: Of so many in one transaction: one that ends meanwhile waits for it.
+SAVED_AT_ONCE = 100
 BEAT_S = 0.25
 #: A message waits so long for a process that is still starting. Seconds.
 START_S = 10.0
@@ -312,24 +314,26 @@ class ChatHost:
                 await self._forgive()
 
     async def _save(self) -> None:
-        """Store the text of the replies that are being written: one statement for all of them."""
+        """Store the text of the replies that are being written: one statement for many of them."""
         while True:
             await asyncio.sleep(SAVE_S)
             dirty = [one for one in stream.all_running() if one.seq > one.saved_seq and one.is_showing]
-            if not dirty:
-                continue
-            for one in dirty:
-                one.flush()
-            written = [Written(one.claim, one.message_id, one.text, one.seq) for one in dirty]
-            try:
-                await script.arun(await get_pool(), exchange.save(written))
-            except OUTAGE as error:
-                logger.warning("replies could not be stored: %s", error, extra={"action": "database_outage"})
-            except Exception:
-                logger.exception("replies could not be stored", extra={"action": "save_failed"})
-            else:
-                for one, saved in zip(dirty, written, strict=True):
-                    one.saved_seq = saved.seq
+            for start in range(0, len(dirty), SAVED_AT_ONCE):
+                await self._save_some(dirty[start : start + SAVED_AT_ONCE])
+
+    async def _save_some(self, dirty: Sequence[RunStream]) -> None:
+        for one in dirty:
+            one.flush()
+        written = [Written(one.claim, one.message_id, one.text, one.seq) for one in dirty]
+        try:
+            await script.arun(await get_pool(), exchange.save(written))
+        except OUTAGE as error:
+            logger.warning("replies could not be stored: %s", error, extra={"action": "database_outage"})
+        except Exception:
+            logger.exception("replies could not be stored", extra={"action": "save_failed"})
+        else:
+            for one, saved in zip(dirty, written, strict=True):
+                one.saved_seq = saved.seq
 
 
 async def _again_and_again(work: Callable[[], Awaitable[None]]) -> None:
