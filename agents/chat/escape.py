@@ -35,6 +35,9 @@ TRY_FOR_H = 24
 SWEEP_EVERY_S = 5.0
 SWEEP_PAGE = 50
 
+#: Characters of a message that are quoted where its task's failure is told: another one may stand in between.
+QUOTED = 80
+
 _MARKED = re.compile(r"([\\`*_\[\]<>])")
 
 
@@ -183,10 +186,19 @@ def _told(change: Transition) -> Script[tuple[str, dict[str, Any] | None]]:
         return text_of(output), None
     if change.new is State.CANCELLED:
         return "The task in the background was cancelled before it had an answer.", None
-    rows = yield "SELECT error FROM jobs_job WHERE id = %s", [change.job_id]
-    problem = rows[0]["error"] or {}
-    why = str(problem.get("detail") or problem.get("title") or "").strip()
-    return f"The task in the background failed too. {why}".strip(), problem or None
+    rows = yield (
+        "SELECT job.error, asked.text FROM jobs_job job"
+        " LEFT JOIN agents_message reply ON reply.id = %s"
+        " LEFT JOIN agents_message asked ON asked.run_id = reply.run_id AND asked.role = 'user'"
+        " WHERE job.id = %s",
+        [change.payload["reply_to"], change.job_id],
+    )
+    asked = " ".join((rows[0]["text"] or "").split())
+    if len(asked) > QUOTED:
+        asked = f"{asked[: QUOTED - 1].rstrip()}…"
+    asked = _MARKED.sub(r"\\\1", asked)
+    which = f" for “{asked}”" if asked else ""
+    return f"The task in the background{which} failed too.", rows[0]["error"] or None
 
 
 def text_of(output: Any) -> str:

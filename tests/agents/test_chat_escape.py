@@ -294,9 +294,20 @@ def test_a_task_that_fails_is_told_in_words(it: Conversation) -> None:
     claim = working(failed(it))
     end(claim, Failed({**PROBLEM, "detail": "No provider answers."}, retriable=False))
     message = Message.objects.get(conversation=it, place=3)
-    assert (message.text, message.status) == ("The task in the background failed too. No provider answers.", "failed")
+    told = "The task in the background for “Where does the river end?” failed too."
+    assert (message.text, message.status) == (told, "failed")
     assert message.problem is not None
     assert message.problem["type"] == PROBLEM["type"]
+    assert message.problem["detail"] == "No provider answers."
+
+
+def test_a_long_question_is_quoted_in_part_and_its_marks_mark_nothing(it: Conversation) -> None:
+    claim = working(failed(it, "Is *this*\nso? " + "Tell me more. " * 20))
+    end(claim, Failed(PROBLEM, retriable=False))
+    text = Message.objects.get(conversation=it, place=3).text
+    assert text.startswith("The task in the background for “Is \\*this\\* so? Tell me more.")
+    assert text.endswith("…” failed too.")
+    assert len(text) < 140
 
 
 def test_a_task_that_somebody_cancels_is_told_in_words(it: Conversation) -> None:
