@@ -31,7 +31,7 @@ class Audience:
 
     def __init__(self) -> None:
         self.rooms = Rooms()
-        self._relay = Relay(self._heard, self._counted, self._ask_again)
+        self._relay = Relay(self._heard, self._counted, self._ask_again, self._joined)
         #: Conversations that other processes listen to.
         self._remote: set[UUID] = set()
         self._asked_at: dict[UUID, float] = {}
@@ -167,6 +167,11 @@ class Audience:
 
     def _ask(self, conversation_id: UUID) -> None:
         self._relay.say(conversation_id, '{"type":"ask"}')
+
+    def _joined(self, conversation_id: UUID) -> None:
+        """Ask for what another process may be writing already, for the page that has just been opened here."""
+        if self.rooms.get(conversation_id) is not None:
+            self._ask(conversation_id)
 
     def _ask_again(self) -> None:
         for room in self.rooms:

@@ -49,13 +49,21 @@ class Relay:
         heard: is called with what other processes say.
         counted: is called after each message with the number of other processes that heard it, never too small.
         came_back: is called when Redis answers again after an outage: what was said meanwhile is lost.
+        joined: is called when a conversation is followed from now on: what was said before was said to others.
     """
 
-    def __init__(self, heard: Heard, counted: Counted, came_back: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        heard: Heard,
+        counted: Counted,
+        came_back: Callable[[], None],
+        joined: Callable[[UUID], None] = lambda conversation_id: None,
+    ) -> None:
         self.id = uuid4().hex
         self._heard = heard
         self._counted = counted
         self._came_back = came_back
+        self._joined = joined
         self._own = f"astra:process:{self.id}"
         self._followed: set[UUID] = set()
         #: Those that Redis counts us as a listener of, for sure.
@@ -171,6 +179,7 @@ class Relay:
                 self._hear(conversation_id, message["data"].decode())
             elif message["type"] == "subscribe" and conversation_id in self._followed:
                 self._confirmed.add(conversation_id)
+                self._joined(conversation_id)
             else:
                 self._confirmed.discard(conversation_id)
         except Exception:

@@ -35,7 +35,8 @@ class Process:
         self.counts: list[tuple[UUID, int]] = []
         self.came_back = 0
         self.on_frame: Callable[[dict[str, Any]], None] = lambda frame: None
-        self.relay = Relay(self._hear, lambda *count: self.counts.append(count), self._back)
+        self.joined: list[UUID] = []
+        self.relay = Relay(self._hear, lambda *count: self.counts.append(count), self._back, self.joined.append)
 
     def _hear(self, conversation_id: UUID, text: str, frame: dict[str, Any]) -> None:
         assert json.loads(text) == frame
@@ -105,6 +106,19 @@ async def test_a_process_hears_what_others_say_of_the_conversations_that_it_foll
         assert follower.heard == [(HERE, {"n": 1})]
         assert elsewhere.heard == [(THERE, {"n": 2})]
         assert owner.heard == []
+
+
+async def test_a_process_is_told_when_it_hears_a_conversation_from_then_on() -> None:
+    async with running(1) as (one,):
+        one.relay.follow(HERE)
+        await until(lambda: one.joined)
+        assert listeners() == 1
+        one.relay.follow(HERE)
+        one.relay.unfollow(HERE)
+        await until(lambda: listeners() == 0)
+        one.relay.follow(HERE)
+        await until(lambda: len(one.joined) == 2)
+    assert one.joined == [HERE, HERE]
 
 
 async def test_a_process_does_not_hear_itself() -> None:
