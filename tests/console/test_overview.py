@@ -161,7 +161,7 @@ def test_a_mode_shows_its_runs_failures_percentiles_cost_and_score(db: None) -> 
     assert queue.drift == pytest.approx(0.7 - 0.78)
 
 
-def test_an_answer_may_be_long_but_must_begin_soon(operator: Client) -> None:
+def test_an_answer_may_be_long_but_must_begin_soon(db: None) -> None:
     fleet()
 
     def answered(first_token_ms: int) -> None:
@@ -171,7 +171,6 @@ def test_an_answer_may_be_long_but_must_begin_soon(operator: Client) -> None:
 
     answered(900)
     assert verdict() == []
-    assert "900 ms" in operator.get(URL).content.decode()
     for _ in range(3):
         answered(2_500)
     assert verdict() == ["Streaming answers begin later than they should."]
