@@ -29,7 +29,6 @@ from tests.support.processes import eventually
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
 until = partial(eventually, within_s=DEADLINE_S)
-#: Connections to see whether two processes share them.
 COMMANDS = ("web", "worker", "scheduler")
 
 
