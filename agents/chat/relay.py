@@ -35,6 +35,7 @@ PAGE = 500
 TIMEOUT_S = 2.0
 AGAIN_S = 0.5
 _PREFIX = channel("")
+OUTAGE = (RedisError, OSError, TimeoutError)
 
 #: The conversation, the text of the message, and the message.
 Heard = Callable[[UUID, str, dict[str, Any]], None]
@@ -48,7 +49,8 @@ class Relay:
     Args:
         heard: is called with what other processes say.
         counted: is called after each message with the number of other processes that heard it, never too small.
-        came_back: is called when Redis answers again after an outage: what was said meanwhile is lost.
+        came_back: is called when Redis answers again after an outage: what was said meanwhile, here or elsewhere, is
+            lost. The ear and the mouth have a line each: it may be called for both.
         joined: is called when a conversation is followed from now on: what was said before was said to others.
     """
 
@@ -115,13 +117,23 @@ class Relay:
                         for conversation_id, text in page:
                             pipeline.publish(channel(conversation_id), text)
                         counts = await pipeline.execute()
-                    except (RedisError, OSError, TimeoutError):
+                    except OUTAGE:
+                        # Among what is lost may be what we asked; the listener's own line need not have been cut.
                         self._waiting.clear()
-                        await asyncio.sleep(AGAIN_S)
+                        await self._answers(client)
+                        self._came_back()
                         break
                     for (conversation_id, _), count, is_ours in zip(page, counts, ours, strict=True):
                         # While we begin or end to follow it we may be counted or not: rather one too many.
                         self._counted(conversation_id, count - (is_ours and conversation_id in self._confirmed))
+
+    async def _answers(self, client: redis.asyncio.Redis) -> None:
+        """Wait until Redis answers."""
+        while True:
+            with contextlib.suppress(*OUTAGE):
+                await client.ping()
+                return
+            await asyncio.sleep(AGAIN_S)
 
     async def _listen(self) -> None:
         was_away = False
