@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -12,13 +11,12 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from accounts import roles
-from agents import registry
 from agents.chat import conversations
 from agents.models import Conversation, Message
 from audit.models import AuditEntry
 from jobs.models import Job
 from tests.support.chats import CHATS, answered, failed, say
-from tests.support.configs import load
+from tests.support.configs import loaded
 from tests.support.people import bearer, person
 
 pytestmark = pytest.mark.django_db
@@ -56,11 +54,7 @@ class Caller:
         return response.status_code, response.json() if response.content else None
 
 
-@pytest.fixture(autouse=True)
-def _loaded(db: None) -> Iterator[None]:
-    load(CHATS)
-    yield
-    registry.forget()
+_loaded = loaded(CHATS)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,10 +8,10 @@ from django.db import OperationalError
 from django.test import Client
 
 from accounts import tokens
-from agents import queries, registry
+from agents import queries
 from audit.trail import SYSTEM
 from jobs.models.job import Job
-from tests.support.configs import load
+from tests.support.configs import loaded
 from tests.support.people import bearer, person
 
 pytestmark = pytest.mark.django_db
@@ -22,11 +21,7 @@ CHATS = "/api/v1/conversations"
 GOOD = json.dumps({"endpoint": "help.v1", "input": "hello"})
 
 
-@pytest.fixture(autouse=True)
-def _loaded(db: None) -> Iterator[None]:
-    load()
-    yield
-    registry.forget()
+_loaded = loaded()
 
 
 @pytest.fixture

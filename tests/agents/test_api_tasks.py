@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,13 +12,13 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts import roles
-from agents import queries, registry
+from agents import queries
 from agents.invoke import MAX_URGENT
 from agents.models import Run, Step
 from audit.models import AuditEntry
 from jobs.models.job import Job
 from tests.support import tasks
-from tests.support.configs import BASE, load
+from tests.support.configs import BASE, load, loaded
 from tests.support.people import bearer, person
 
 pytestmark = pytest.mark.django_db
@@ -52,11 +51,7 @@ class Caller:
         return response.status_code, response.json()
 
 
-@pytest.fixture(autouse=True)
-def _loaded(db: None) -> Iterator[None]:
-    load()
-    yield
-    registry.forget()
+_loaded = loaded()
 
 
 @pytest.fixture

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from uuid import uuid4
 
 import pytest
-from pytest_django import DjangoDbBlocker
 
 from accounts.problems import Unavailable
-from agents import registry
 from agents.chat import conversations, host
 from agents.chat.exchange import Begun, Said
 from agents.chat.host import ChatHost
 from agents.models import Message
-from astra_site.embedded import Servers
 from jobs.host import Host
 from tests.support.chat import Page, Web, sign_in, until
 from tests.support.configs import load
@@ -36,21 +32,7 @@ lanes: {{chat: {{slots: {SLOTS}}}}}
 SOON_S = 30.0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _module_database(django_db_setup: None, django_db_blocker: DjangoDbBlocker, servers: Servers) -> Iterator[None]:
-    with database_for_a_module(django_db_blocker):
-        yield
-    registry.forget()
-
-
-@pytest.fixture
-def transactional_db() -> None:
-    """Empty nothing after a test: the module's tests share the database."""
-
-
-@pytest.fixture(autouse=True)
-def _database(transactional_db: None) -> None:
-    """Tell pytest-django that a database is needed."""
+_module_database, transactional_db, _database = database_for_a_module()
 
 
 def test_messages_that_come_at_the_same_moment_do_not_slip_past_the_ceiling() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -32,7 +31,7 @@ from jobs.models import Job, JobEvent
 from jobs.pool import close_pool
 from tests.jobs.drive import at_once, crash, taken, worker
 from tests.support.chats import CHATS, PROBLEM, answered, conversation, end, failed, say, texts
-from tests.support.configs import load
+from tests.support.configs import loaded
 from tests.support.people import person
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -40,11 +39,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 SECRET = "the secret question"
 
 
-@pytest.fixture(autouse=True)
-def _loaded(db: None) -> Iterator[None]:
-    load(CHATS)
-    yield
-    registry.forget()
+_loaded = loaded(CHATS)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,7 +22,7 @@ from jobs.models import Job
 from jobs.sweeps import registered
 from tests.jobs.drive import at_once, pass_time, taken, worker
 from tests.support.chats import CHATS, PROBLEM, answered, conversation, end, failed, say, texts
-from tests.support.configs import load
+from tests.support.configs import load, loaded
 from tests.support.people import person
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -34,11 +33,7 @@ QUESTION = CHATS.replace(
 )
 
 
-@pytest.fixture(autouse=True)
-def _loaded(db: None) -> Iterator[None]:
-    load(CHATS)
-    yield
-    registry.forget()
+_loaded = loaded(CHATS)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from jobs.script import After, Row, Script
 from jobs.submit import HeldBack, NotLeased
 from tests.jobs.drive import Waiter, ask, at_once, crash, pass_time, session, story, taken, worker
 from tests.support.chats import CHATS, PROBLEM, answered, conversation, end, failed, say
-from tests.support.configs import load
+from tests.support.configs import load, loaded
 from tests.support.people import person
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -55,11 +55,7 @@ endpoints:
 """
 
 
-@pytest.fixture(autouse=True)
-def _loaded(db: None) -> Iterator[None]:
-    load(CHATS)
-    yield
-    registry.forget()
+_loaded = loaded(CHATS)
 
 
 @pytest.fixture

@@ -1,26 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
 
-from agents import registry
 from agents.chat import history
 from agents.models import Conversation, Message
 from agents.programs.loop import conversation as as_messages
 from jobs import script
 from tests.support.chats import CHATS, conversation
-from tests.support.configs import load
+from tests.support.configs import loaded
 
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture(autouse=True)
-def _loaded(db: None) -> Iterator[None]:
-    load(CHATS)
-    yield
-    registry.forget()
+_loaded = loaded(CHATS)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def model() -> Iterator[OpenAIServer]:
 
 @pytest.fixture
 def environment(model: OpenAIServer) -> Mapping[str, str]:
-    return {"ASTRA_MODEL": "openai:test", "OPENAI_API_KEY": "none", "OPENAI_BASE_URL": model.base_url}
+    return model.environment
 
 
 @pytest.fixture

@@ -17,14 +17,11 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.utils import timezone
-from pytest_django import DjangoDbBlocker
 
 from accounts.models import ApiToken
-from agents import registry
 from agents.chat import conversations
 from agents.chat.conversations import Delete
 from agents.models import Conversation, Message, Run
-from astra_site.embedded import Servers
 from audit.trail import Actor
 from tests.support.apps import CONSTANTS
 from tests.support.chat import Page, Shown, Web, sign_in, until
@@ -52,21 +49,7 @@ WORDS = " ".join(f"word-{number}" for number in range(200))
 SOON_S = 20.0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _module_database(django_db_setup: None, django_db_blocker: DjangoDbBlocker, servers: Servers) -> Iterator[None]:
-    with database_for_a_module(django_db_blocker):
-        yield
-    registry.forget()
-
-
-@pytest.fixture
-def transactional_db() -> None:
-    """Empty nothing after a test: the module's tests share the database."""
-
-
-@pytest.fixture(autouse=True)
-def _database(transactional_db: None) -> None:
-    """Tell pytest-django that a database is needed."""
+_module_database, transactional_db, _database = database_for_a_module()
 
 
 @pytest.fixture(scope="module")

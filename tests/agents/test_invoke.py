@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -31,17 +30,13 @@ from audit.trail import Actor
 from jobs.actions import Cancel, InvalidState
 from jobs.models.job import Job, Priority
 from jobs.states import State
-from tests.support.configs import BASE, load
+from tests.support.configs import BASE, load, loaded
 from tests.support.people import person
 
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture(autouse=True)
-def _loaded(db: None) -> Iterator[None]:
-    load()
-    yield
-    registry.forget()
+_loaded = loaded()
 
 
 @pytest.fixture

@@ -14,9 +14,12 @@ from django.contrib.sessions.backends.db import SessionStore
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
+from accounts import roles
 from agents import registry
 from tests.console.conftest import CONFIG
 from tests.support.configs import load
+from tests.support.people import person
+from tests.support.talks import with_chat
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -51,6 +54,13 @@ def _site(chromium: Browser, transactional_db: None) -> Iterator[None]:
     load(CONFIG)
     yield
     registry.forget()
+
+
+@pytest.fixture
+def ulla(_site: None) -> User:
+    """A user, on a site that has a chat."""
+    load(with_chat(CONFIG))
+    return person("ulla", roles.USER)
 
 
 @pytest.fixture

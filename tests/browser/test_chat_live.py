@@ -15,17 +15,11 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
-from accounts import roles
-from agents import registry
 from agents.models import Message
 from tests.browser.cable import Cable
 from tests.browser.conftest import _session
-from tests.console.conftest import CONFIG
-from tests.support.configs import load
 from tests.support.openai_server import OpenAIServer, Says
-from tests.support.people import person
 from tests.support.processes import Process, Processes, eventually
-from tests.support.talks import with_chat
 
 STARTS_WITHIN_S = 60.0
 LONG_MS = 40_000
@@ -52,9 +46,7 @@ class Site:
     def serve(self) -> Process:
         """Start the web process and wait until it answers."""
         environment = {
-            "ASTRA_MODEL": "openai:test",
-            "OPENAI_API_KEY": "x",
-            "OPENAI_BASE_URL": self.model.base_url,
+            **self.model.environment,
             "ASTRA_GRACE_S": "1",
             "ASTRA_DATA_DIR": str(self.data_dir),
         }
@@ -78,13 +70,6 @@ class Site:
         page = context.new_page()
         page.goto("/")
         return page
-
-
-@pytest.fixture
-def ulla(_site: None) -> Iterator[User]:
-    load(with_chat(CONFIG))
-    yield person("ulla", roles.USER)
-    registry.forget()
 
 
 @pytest.fixture

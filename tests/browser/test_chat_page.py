@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
@@ -10,22 +9,12 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Page, expect
 
 from accounts import roles
-from agents import registry
 from agents.models import Conversation
 from tests.browser.chat_line import ChatLine
 from tests.browser.conftest import Open
-from tests.console.conftest import CONFIG
-from tests.support.configs import load
 from tests.support.people import person
-from tests.support.talks import answer, talk, with_chat
+from tests.support.talks import answer, talk
 from tests.support.tasks import step
-
-
-@pytest.fixture
-def ulla(_site: None) -> Iterator[User]:
-    load(with_chat(CONFIG))
-    yield person("ulla", roles.USER)
-    registry.forget()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -10,15 +10,10 @@ import pytest
 from django.contrib.auth.models import User
 from playwright.sync_api import Locator, Page, expect
 
-from accounts import roles
-from agents import registry
 from agents.models import Conversation, Message
 from tests.browser.chat_line import ChatLine
 from tests.browser.conftest import Open
-from tests.console.conftest import CONFIG
-from tests.support.configs import load
-from tests.support.people import person
-from tests.support.talks import answer, finish, say, talk, with_chat
+from tests.support.talks import answer, finish, say, talk
 
 
 @dataclass
@@ -59,13 +54,6 @@ class Opened:
 
 
 Start = Callable[..., Opened]
-
-
-@pytest.fixture
-def ulla(_site: None) -> Iterator[User]:
-    load(with_chat(CONFIG))
-    yield person("ulla", roles.USER)
-    registry.forget()
 
 
 @pytest.fixture

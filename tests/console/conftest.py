@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
 from accounts import roles
-from agents import registry
-from tests.support.configs import load
+from tests.support.configs import loaded
 from tests.support.people import person
 
 CONFIG = """
@@ -48,11 +45,7 @@ lanes:
 """
 
 
-@pytest.fixture(autouse=True)
-def _loaded(db: None) -> Iterator[None]:
-    load(CONFIG)
-    yield
-    registry.forget()
+_loaded = loaded(CONFIG)
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from pytest_django import DjangoDbBlocker
 
-from astra_site.embedded import Servers
 from tests.support.deaths import DIE_AT
 from tests.support.history import Tracked, track
 from tests.support.processes import Processes, database_for_a_module, eventually, wait_until_ready
@@ -35,15 +33,7 @@ BOUNDARIES = {
 OUTSIDE = "from outside"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _module_database(django_db_setup: None, django_db_blocker: DjangoDbBlocker, servers: Servers) -> Iterator[None]:
-    with database_for_a_module(django_db_blocker):
-        yield
-
-
-@pytest.fixture
-def transactional_db() -> None:
-    """Empty nothing after a test: the module's tests share the database."""
+_module_database, transactional_db, _database = database_for_a_module()
 
 
 @pytest.fixture

@@ -12,9 +12,7 @@ import psutil
 import pytest
 import redis
 from django.db import transaction
-from pytest_django import DjangoDbBlocker
 
-from astra_site.embedded import Servers
 from jobs.models import Job, JobEvent
 from jobs.submit import Submission, submit
 from tests.support.processes import Processes, database_for_a_module, eventually, wait_until_ready
@@ -22,15 +20,7 @@ from tests.support.processes import Processes, database_for_a_module, eventually
 logger = logging.getLogger(__name__)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _module_database(django_db_setup: None, django_db_blocker: DjangoDbBlocker, servers: Servers) -> Iterator[None]:
-    with database_for_a_module(django_db_blocker):
-        yield
-
-
-@pytest.fixture
-def transactional_db() -> None:
-    """Empty nothing after a test: the module's tests share the database."""
+_module_database, transactional_db, _database = database_for_a_module()
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pytest_django import DjangoDbBlocker
 
-from astra_site.embedded import Servers
 from audit.trail import SYSTEM
 from jobs.actions import Cancel, Redrive
 from jobs.models import Worker
@@ -21,15 +19,7 @@ from tests.support.processes import Process, Processes, database_for_a_module, e
 logger = logging.getLogger(__name__)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _module_database(django_db_setup: None, django_db_blocker: DjangoDbBlocker, servers: Servers) -> Iterator[None]:
-    with database_for_a_module(django_db_blocker):
-        yield
-
-
-@pytest.fixture
-def transactional_db() -> None:
-    """Empty nothing after a test: the module's tests share the database."""
+_module_database, transactional_db, _database = database_for_a_module()
 
 
 @pytest.fixture(scope="module")

@@ -6,23 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pytest_django import DjangoDbBlocker
 
-from astra_site.embedded import Servers
 from jobs.models import Worker
 from tests.support.history import Tracked, track
 from tests.support.processes import Process, Processes, database_for_a_module, eventually, wait_until_ready
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _module_database(django_db_setup: None, django_db_blocker: DjangoDbBlocker, servers: Servers) -> Iterator[None]:
-    with database_for_a_module(django_db_blocker):
-        yield
-
-
-@pytest.fixture
-def transactional_db() -> None:
-    """Empty nothing after a test: the module's tests share the database."""
+_module_database, transactional_db, _database = database_for_a_module()
 
 
 @pytest.fixture

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from agents import registry
 from agents.registry import LoadReport
@@ -38,6 +42,18 @@ def write(text: str, folder: Path | None = None) -> Path:
     path = Path(folder or tempfile.mkdtemp(dir=os.environ["ASTRA_TEST_FOLDER"])) / "astra.yml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def loaded(text: str = BASE) -> Any:
+    """Return a fixture that loads a configuration for each test of a module, and lets go of it."""
+
+    @pytest.fixture(autouse=True)
+    def _loaded(db: None) -> Iterator[None]:
+        load(text)
+        yield
+        registry.forget()
+
+    return _loaded
 
 
 def load(text: str = BASE, folder: Path | None = None, *, dry_run: bool = False) -> LoadReport:

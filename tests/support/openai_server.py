@@ -100,6 +100,11 @@ class OpenAIServer(HttpServer):
     def base_url(self) -> str:
         return f"{self.url}/v1"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What points a process at it."""
+        return {"ASTRA_MODEL": "openai:test", "OPENAI_API_KEY": "none", "OPENAI_BASE_URL": self.base_url}
+
     def will(self, *answers: Says | Fault) -> None:
         """Script the next answers."""
         self.script.extend(answers)

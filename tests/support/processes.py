@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import pytest
 from django.conf import settings
@@ -19,6 +19,7 @@ from django.core.management import call_command
 from django.db import connection
 from pytest_django import DjangoDbBlocker
 
+from agents import registry
 from astra_site import embedded, sessions
 from astra_site.parent import Leash
 from jobs import wakeups
@@ -155,15 +156,33 @@ def wait_until_ready(*processes: Process) -> None:
     eventually(are_ready, within_s=30)
 
 
-@contextmanager
-def database_for_a_module(blocker: DjangoDbBlocker) -> Iterator[None]:
-    """Let the tests of a module share the database, for they share processes too; leave it empty."""
-    with blocker.unblock():
-        try:
-            yield
-        finally:
-            call_command("flush", verbosity=0, interactive=False)
-            connection.close()
+def database_for_a_module() -> tuple[Any, Any, Any]:
+    """Return fixtures that let the tests of a module share the database, as they share processes; it is left empty.
+
+    A module calls them ``_module_database``, ``transactional_db`` and ``_database``.
+    """
+
+    @pytest.fixture(scope="module", autouse=True)
+    def _module_database(
+        django_db_setup: None, django_db_blocker: DjangoDbBlocker, servers: embedded.Servers
+    ) -> Iterator[None]:
+        with django_db_blocker.unblock():
+            try:
+                yield
+            finally:
+                call_command("flush", verbosity=0, interactive=False)
+                connection.close()
+        registry.forget()
+
+    @pytest.fixture
+    def transactional_db() -> None:
+        """Empty nothing after a test."""
+
+    @pytest.fixture(autouse=True)
+    def _database(transactional_db: None) -> None:
+        """Tell pytest-django that a database is needed."""
+
+    return _module_database, transactional_db, _database
 
 
 @contextmanager
