@@ -42,7 +42,8 @@ def text(output: Any) -> str:
         return output
     if not isinstance(output, Mapping):
         return ""
-    return next((output[name] for name in _TEXTS if isinstance(output.get(name), str)), "")
+    name = _named(output)
+    return output[name] if name is not None else ""
 
 
 def read(output: Any, given: Any = None) -> Answer | None:
@@ -55,7 +56,7 @@ def read(output: Any, given: Any = None) -> Answer | None:
         return Answer(markdown.render(output), (), None)
     if not isinstance(output, Mapping):
         return None
-    name = next((name for name in _TEXTS if isinstance(output.get(name), str)), None)
+    name = _named(output)
     if name is None:
         return None
     cited = next((key for key in _SOURCES if isinstance(output.get(key), list)), None)
@@ -66,6 +67,11 @@ def read(output: Any, given: Any = None) -> Answer | None:
     rest = {key: value for key, value in output.items() if key not in (name, cited) and value not in empty}
     numbers = {source.number for source in sources}
     return Answer(markdown.render(output[name], sources=numbers), sources, rest or None)
+
+
+def _named(output: Mapping[str, Any]) -> str | None:
+    """Return the key of an output's text."""
+    return next((name for name in _TEXTS if isinstance(output.get(name), str)), None)
 
 
 def _source(item: Any, place: int) -> Source | None:

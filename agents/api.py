@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
-from ninja import Body, Header, Query, Router
+from ninja import Body, Query, Router
 
-from accounts.api_auth import ApiAuth, Caller
+from accounts.api_auth import ApiAuth, caller_of
 from accounts.problems import NotFound, Problem
 from agents import invoke, queries, registry
 from agents.api_shapes import (
@@ -23,6 +23,7 @@ from agents.api_shapes import (
     Task,
     TaskList,
     TaskRequest,
+    idempotency_header,
     links_of,
     step_out,
     task_in_list,
@@ -65,20 +66,10 @@ def submit_task(
     request: HttpRequest,
     response: HttpResponse,
     payload: TaskRequest,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            None,
-            alias="Idempotency-Key",
-            min_length=1,
-            max_length=255,
-            pattern=r"^[\x21-\x7e]+$",
-            description="The same key and body: one task.",
-        ),
-    ],
+    idempotency_key: Annotated[str | None, idempotency_header("The same key and body: one task.")],
 ) -> Accepted:
     """Put a task in the queue. It is stored when this answers; follow its events or ask for it again."""
-    caller = _caller(request)
+    caller = caller_of(request)
     if payload.webhook_url is not None:
         raise NotSupported("webhook_url is not supported yet; follow the task's events or poll it.")
     if "input" not in payload.model_fields_set:
@@ -109,13 +100,10 @@ def list_tasks(
 ) -> TaskList:
     """List your tasks, newest first; an operator sees everybody's. A chat's runs only with its ``endpoint``."""
     wanted = queries.TaskFilter([state for state in status if state], endpoint, agent, q)
-    runs = queries.matching(queries.visible_to(_caller(request).user), wanted)
+    runs = queries.matching(queries.visible_to(caller_of(request).user), wanted)
     if not endpoint:
         runs = queries.submitted(runs)
-    try:
-        page = queries.page(runs.defer("output"), cursor=cursor, limit=limit)
-    except queries.BadCursor as error:
-        raise bad_input(("query", "cursor"), str(error)) from None
+    page = queries.page(runs.defer("output"), cursor=cursor, limit=limit)
     return TaskList(items=[task_in_list(run) for run in page.items], next_cursor=page.next_cursor)
 
 
@@ -135,10 +123,7 @@ def list_steps(
 ) -> StepList:
     """Return the journal: every step that was finished, in order."""
     run = _visible_run(request, task_id)
-    try:
-        page = queries.steps(run, epoch=epoch, cursor=cursor, limit=limit)
-    except queries.BadCursor as error:
-        raise bad_input(("query", "cursor"), str(error)) from None
+    page = queries.steps(run, epoch=epoch, cursor=cursor, limit=limit)
     return StepList(items=[step_out(step) for step in page.items], next_cursor=page.next_cursor)
 
 
@@ -147,7 +132,7 @@ def cancel_task(request: HttpRequest, response: HttpResponse, task_id: UUID) -> 
     """Stop a task for good. A running one ends when its current call has been cut off."""
     run = _visible_run(request, task_id)
     try:
-        state = Cancel(_caller(request).actor(request)).run(run.job_id)
+        state = Cancel(caller_of(request).actor(request)).run(run.job_id)
     except InvalidState as error:
         raise _wrong_state(error) from None
     return _accepted(response, run.job_id, state)
@@ -162,7 +147,7 @@ def redrive_task(
 ) -> Accepted:
     """Send a dead letter or a cancelled task back: from its last step, from the start, or with another input."""
     run = _visible_run(request, task_id)
-    actor = _caller(request).actor(request)
+    actor = caller_of(request).actor(request)
     if payload.repeat_effects:
         raise NotSupported("repeat_effects is not supported yet; no tool of this release has effects to repeat.")
     try:
@@ -206,14 +191,8 @@ def list_agents(request: HttpRequest) -> AgentList:
     return AgentList(items=sorted(bound.values(), key=lambda entry: (entry.name, entry.version)))
 
 
-def _caller(request: HttpRequest) -> Caller:
-    caller = request.auth  # type: ignore[attr-defined]  # ninja puts there what `auth` returned
-    assert isinstance(caller, Caller)
-    return caller
-
-
 def _visible_run(request: HttpRequest, task_id: UUID) -> Run:
-    run = queries.visible_to(_caller(request).user).filter(job_id=task_id).first()
+    run = queries.visible_to(caller_of(request).user).filter(job_id=task_id).first()
     if run is None:
         raise NotFound(f"There is no task {task_id}, or it is not yours.")
     return run

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from ninja.params.functions import Header
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from agents import queries
@@ -21,6 +22,18 @@ def _storable(text: str) -> str:
 
 
 QueryText = Annotated[str, Field(max_length=200), AfterValidator(_storable)]
+
+
+def idempotency_header(promise: str) -> Any:
+    """Return the description of the header `Idempotency-Key`, with what a repeated key promises."""
+    return Header(
+        None,
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description=promise,
+    )
 
 
 class Strict(BaseModel):

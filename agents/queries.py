@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from uuid import UUID
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.contrib.postgres.search import SearchQuery, SearchVectorExact
-from django.db.models import F, Func, QuerySet, TextField, Value
+from django.db.models import F, Func, Model, QuerySet, TextField, Value
 from django.db.models.functions import Left
 
 from accounts import roles
@@ -22,6 +21,7 @@ from jobs.models import Job
 from jobs.states import State
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Model)
 
 #: Words that no more tasks than this hold are rare.
 RARE_UP_TO = 500
@@ -57,6 +57,13 @@ class Page(Generic[T]):
 
     items: list[T]
     next_cursor: str | None
+
+
+def cut(found: QuerySet[M], limit: int, place: Callable[[M], object]) -> Page[M]:
+    """Return the first ``limit`` rows as a page; the cursor of the next one holds the ``place`` of the last row."""
+    rows = list(found[: limit + 1])
+    more = len(rows) > limit
+    return Page(rows[:limit], encode(place(rows[limit - 1])) if more else None)
 
 
 def visible_to(user: AbstractBaseUser | AnonymousUser) -> QuerySet[Run]:
@@ -102,9 +109,7 @@ def page(runs: QuerySet[Run], *, cursor: str = "", limit: int = 50) -> Page[Run]
     """
     if cursor:
         runs = runs.filter(job_id__lt=decode(cursor, UUID))
-    found = list(runs[: limit + 1])
-    more = len(found) > limit
-    return Page(found[:limit], encode(found[limit - 1].job_id) if more else None)
+    return cut(runs, limit, lambda run: run.job_id)
 
 
 def steps(run: Run, *, epoch: int | None = None, cursor: str = "", limit: int = 50, whole: bool = True) -> Page[Step]:
@@ -122,9 +127,7 @@ def steps(run: Run, *, epoch: int | None = None, cursor: str = "", limit: int = 
         found = found.defer("input", "output").annotate(about=_ABOUT)
     if cursor:
         found = found.filter(id__gt=decode(cursor, int))
-    rows = list(found[: limit + 1])
-    more = len(rows) > limit
-    return Page(rows[:limit], encode(rows[limit - 1].pk) if more else None)
+    return cut(found, limit, lambda step: step.pk)
 
 
 def attempt(job: Job) -> int:
@@ -191,5 +194,5 @@ def decode(cursor: str, kind: Callable[[str], T]) -> T:
     """
     try:
         return kind(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode())
-    except (ValueError, binascii.Error):
+    except (ValueError, OverflowError):
         raise BadCursor("This cursor was not made by this list.") from None

@@ -31,6 +31,7 @@ from accounts.problems import (
 from agents import payload
 from agents.api import declared, router
 from agents.chat.api import router as conversations
+from agents.queries import BadCursor
 from agents.runtime.errors import BadInput, RunError
 from astra_site import problems, request_id
 
@@ -90,6 +91,11 @@ def _on_problem(request: HttpRequest, error: Problem) -> HttpResponse:
 @api.exception_handler(RunError)
 def _on_run_error(request: HttpRequest, error: RunError) -> HttpResponse:
     return problems.answer_run_error(error)
+
+
+@api.exception_handler(BadCursor)
+def _on_bad_cursor(request: HttpRequest, error: BadCursor) -> HttpResponse:
+    return problems.answer_run_error(payload.bad_input(("query", "cursor"), str(error)))
 
 
 @api.exception_handler(ValidationError)

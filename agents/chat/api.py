@@ -7,17 +7,15 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
-from ninja import Body, Header, Query, Router
+from ninja import Body, Query, Router
 from pydantic import BaseModel, Field
 
-from accounts.api_auth import ApiAuth, Caller
+from accounts.api_auth import ApiAuth, caller_of
 from accounts.problems import NotFound
-from agents.api_shapes import QueryText, Strict
+from agents.api_shapes import QueryText, Strict, idempotency_header
 from agents.chat import conversations
 from agents.chat.conversations import DEFAULT_ENDPOINT, MAX_TITLE, Delete, Rename
 from agents.models import Conversation, Message
-from agents.payload import bad_input
-from agents.queries import BadCursor
 
 router = Router(tags=["conversations"])
 
@@ -90,20 +88,10 @@ def begin_conversation(
     request: HttpRequest,
     response: HttpResponse,
     payload: Annotated[ConversationRequest, Body(ConversationRequest())],
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            None,
-            alias="Idempotency-Key",
-            min_length=1,
-            max_length=255,
-            pattern=r"^[\x21-\x7e]+$",
-            description="The same key and endpoint: one conversation.",
-        ),
-    ],
+    idempotency_key: Annotated[str | None, idempotency_header("The same key and endpoint: one conversation.")],
 ) -> ConversationBegun:
     """Begin a conversation. Open its socket to send the first message."""
-    made = conversations.create(_caller(request).user, payload.endpoint, key=idempotency_key)
+    made = conversations.create(caller_of(request).user, payload.endpoint, key=idempotency_key)
     links = links_of(made.pk)
     response["Location"] = links.self
     return ConversationBegun(conversation_id=made.pk, endpoint=made.endpoint.name, links=links)
@@ -116,10 +104,7 @@ def list_conversations(
     limit: Annotated[int, Query(50, ge=1, le=200)],
 ) -> ConversationList:
     """List your own conversations, the last one used first. Nobody sees another's, operators neither."""
-    try:
-        page = conversations.page(_caller(request).user, cursor=cursor, limit=limit)
-    except BadCursor as error:
-        raise bad_input(("query", "cursor"), str(error)) from None
+    page = conversations.page(conversations.owned_by(caller_of(request).user), cursor=cursor, limit=limit)
     return ConversationList(
         items=[ConversationInList(**_listed(it)) for it in page.items], next_cursor=page.next_cursor
     )
@@ -134,10 +119,7 @@ def get_conversation(
 ) -> ConversationOut:
     """Return one of your conversations with its newest messages."""
     found = _own(request, conversation_id)
-    try:
-        page = conversations.messages(found, cursor=cursor, limit=limit)
-    except BadCursor as error:
-        raise bad_input(("query", "cursor"), str(error)) from None
+    page = conversations.messages(found, cursor=cursor, limit=limit)
     said = [_message(message) for message in page.items]
     return ConversationOut(**_listed(found), messages=said, next_cursor=page.next_cursor)
 
@@ -147,7 +129,7 @@ def get_conversation(
 )
 def rename_conversation(request: HttpRequest, conversation_id: UUID, payload: ConversationChange) -> ConversationInList:
     """Give a conversation of yours another title."""
-    renamed = Rename(_caller(request).actor(request)).run(conversation_id, payload.title)
+    renamed = Rename(caller_of(request).actor(request)).run(conversation_id, payload.title)
     return ConversationInList(**_listed(renamed))
 
 
@@ -156,7 +138,7 @@ def rename_conversation(request: HttpRequest, conversation_id: UUID, payload: Co
 )
 def delete_conversation(request: HttpRequest, conversation_id: UUID) -> None:
     """Delete a conversation of yours and all that was said in it; a reply that is being written is stopped."""
-    Delete(_caller(request).actor(request)).run(conversation_id)
+    Delete(caller_of(request).actor(request)).run(conversation_id)
 
 
 def links_of(conversation_id: UUID) -> ConversationLinks:
@@ -164,14 +146,8 @@ def links_of(conversation_id: UUID) -> ConversationLinks:
     return ConversationLinks(self=f"/api/v1/conversations/{conversation_id}", socket=f"/ws/chat/{conversation_id}/")
 
 
-def _caller(request: HttpRequest) -> Caller:
-    caller = request.auth  # type: ignore[attr-defined]  # ninja puts there what `auth` returned
-    assert isinstance(caller, Caller)
-    return caller
-
-
 def _own(request: HttpRequest, conversation_id: UUID) -> Conversation:
-    found = conversations.owned_by(_caller(request).user).filter(pk=conversation_id).first()
+    found = conversations.owned_by(caller_of(request).user).filter(pk=conversation_id).first()
     if found is None:
         raise NotFound(f"There is no conversation {conversation_id}, or it is not yours.")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from agents.chat.relay import Relay
 from agents.chat.rooms import Room, Rooms, Socket
 from agents.chat.stream import RunStream
 from jobs.runner import OUTAGE, persist
+from jobs.script import Script
 
 T = TypeVar("T")
 
@@ -96,11 +97,8 @@ class Audience:
         Raises:
             Unavailable: the database does not answer.
         """
-        try:
-            run_id = await ask(lambda: exchange.last_run(conversation_id))
-            return await self._shown(run_id, conversation_id) if run_id is not None else []
-        except OUTAGE:
-            raise unavailable("The database does not answer now.") from None
+        run_id = await _asked(lambda: exchange.last_run(conversation_id))
+        return await self._shown(run_id, conversation_id) if run_id is not None else []
 
     async def _shown(self, run_id: UUID, conversation_id: UUID) -> list[str]:
         written = stream.running(run_id)
@@ -123,10 +121,7 @@ class Audience:
         Raises:
             Unavailable: the database does not answer.
         """
-        try:
-            return await ask(lambda: exchange.read(run_id, conversation_id))
-        except OUTAGE:
-            raise unavailable("The database does not answer now.") from None
+        return await _asked(lambda: exchange.read(run_id, conversation_id))
 
     # --- what they are told -------------------------------------------------------------------------------------
 
@@ -236,3 +231,10 @@ class Audience:
         room = self.rooms.get(conversation_id)
         if said is not None and room is not None:
             room.say(await frames.message(message_id, said["role"], said["text"]))
+
+
+async def _asked(make: Callable[[], Script[T]]) -> T:
+    try:
+        return await ask(make)
+    except OUTAGE:
+        raise unavailable("The database does not answer now.") from None

@@ -16,7 +16,7 @@ from agents import invoke, payload, registry
 from agents.chat.forgetting import forget
 from agents.models import Conversation, Message
 from agents.payload import bad_input
-from agents.queries import Page, decode, encode
+from agents.queries import Page, cut, decode
 from audit import trail
 from audit.trail import Actor
 from jobs import script
@@ -76,20 +76,16 @@ def discard_unused(conversation: Conversation) -> None:
             held.delete()
 
 
-def page(user: AbstractBaseUser, *, cursor: str = "", limit: int = 50) -> Page[Conversation]:
-    """Return one page of a person's conversations, the last one used first.
+def page(found: QuerySet[Conversation], *, cursor: str = "", limit: int = 50) -> Page[Conversation]:
+    """Return one page of a person's conversations, as `owned_by` returns them.
 
     Raises:
         BadCursor: it was not made here.
     """
-    found = owned_by(user)
     if cursor:
         at, last = decode(cursor, _position)
         found = found.filter(updated_at__lte=at).exclude(updated_at=at, pk__gte=last)
-    rows = list(found[: limit + 1])
-    more = len(rows) > limit
-    end = rows[limit - 1] if more else None
-    return Page(rows[:limit], encode(f"{end.updated_at.isoformat()} {end.pk}") if end else None)
+    return cut(found, limit, lambda it: f"{it.updated_at.isoformat()} {it.pk}")
 
 
 def _position(text: str) -> tuple[datetime, UUID]:
@@ -106,9 +102,7 @@ def messages(conversation: Conversation, *, cursor: str = "", limit: int = 50) -
     found = Message.objects.filter(conversation=conversation).order_by("-place")
     if cursor:
         found = found.filter(place__lt=decode(cursor, _place))
-    rows = list(found[: limit + 1])
-    more = len(rows) > limit
-    return Page(rows[:limit], encode(rows[limit - 1].place) if more else None)
+    return cut(found, limit, lambda message: message.place)
 
 
 def _place(text: str) -> int:

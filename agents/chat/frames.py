@@ -6,13 +6,16 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from accounts.problems import Problem
 from agents import markdown
-from agents.chat.exchange import Reply
+from agents.models import CLIENT_ID_LENGTH
 from agents.runtime.errors import RunError
+
+if TYPE_CHECKING:
+    from agents.chat.exchange import Reply
 
 #: A longer text is rendered beside the loop. Text that is made for it takes 30 microseconds for each of these.
 _LONG = 1_000
@@ -100,5 +103,6 @@ def error(refusal: Problem | RunError, client_id: Any = None) -> str:
     body = refusal.body() if isinstance(refusal, Problem) else {"status": 422, **refusal.as_problem()}
     frame: dict[str, Any] = {"type": "error", "problem": body}
     if isinstance(client_id, str):
-        frame["client_id"] = client_id[:80].encode("utf-8", "replace").decode()  # it may have half a character
+        # It may have half a character.
+        frame["client_id"] = client_id[:CLIENT_ID_LENGTH].encode("utf-8", "replace").decode()
     return encode(frame)

@@ -35,7 +35,8 @@ PAGE = 500
 TIMEOUT_S = 2.0
 AGAIN_S = 0.5
 _PREFIX = channel("")
-OUTAGE = (RedisError, OSError, TimeoutError)
+#: What it looks like when Redis is away.
+AWAY = (RedisError, OSError)
 
 #: The conversation, the text of the message, and the message.
 Heard = Callable[[UUID, str, dict[str, Any]], None]
@@ -117,7 +118,7 @@ class Relay:
                         for conversation_id, text in page:
                             pipeline.publish(channel(conversation_id), text)
                         counts = await pipeline.execute()
-                    except OUTAGE:
+                    except AWAY:
                         # Among what is lost may be what we asked; the listener's own line need not have been cut.
                         self._waiting.clear()
                         await self._answers(client)
@@ -130,7 +131,7 @@ class Relay:
     async def _answers(self, client: redis.asyncio.Redis) -> None:
         """Wait until Redis answers."""
         while True:
-            with contextlib.suppress(*OUTAGE):
+            with contextlib.suppress(*AWAY):
                 await client.ping()
                 return
             await asyncio.sleep(AGAIN_S)
@@ -158,7 +159,7 @@ class Relay:
                         self._confirmed.clear()
                         subscribing.cancel()
                         await asyncio.gather(subscribing, return_exceptions=True)
-            except (RedisError, OSError) as error:
+            except AWAY as error:
                 if not was_away:
                     logger.warning("frames wait for Redis: %s", error, extra={"action": "relay_outage"})
                 was_away = True
@@ -169,7 +170,7 @@ class Relay:
 
     async def _subscribe(self, ear: PubSub, held: set[UUID]) -> None:
         """Keep the subscriptions of one connection what they should be."""
-        with contextlib.suppress(RedisError, OSError):  # the listener notices as well, and begins anew
+        with contextlib.suppress(*AWAY):  # the listener notices as well, and begins anew
             while True:
                 await self._changed.wait()
                 self._changed.clear()

@@ -29,7 +29,7 @@ from agents.chat.database import in_thread
 from agents.chat.exchange import Said
 from agents.chat.host import ChatHost
 from agents.chat.refusals import BadFrame, TooFast, TooManySockets, unavailable
-from agents.models import Conversation
+from agents.models import CLIENT_ID_LENGTH, Conversation
 from agents.runtime.errors import RunError
 from audit.trail import Actor
 
@@ -195,8 +195,11 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def _send_message(self, said: dict[str, Any]) -> None:
         assert self._chat is not None and self._caller is not None
         client_id = said.get("client_id")
-        if not isinstance(client_id, str) or not 1 <= len(client_id) <= 80 or not client_id.isprintable():
-            raise BadFrame("A message has a client_id: a text of 1 to 80 printable characters, another one each time.")
+        if not isinstance(client_id, str) or not 1 <= len(client_id) <= CLIENT_ID_LENGTH or not client_id.isprintable():
+            raise BadFrame(
+                f"A message has a client_id: a text of 1 to {CLIENT_ID_LENGTH} printable characters,"
+                " another one each time."
+            )
         text = exchange.check_text(said.get("text"))
         token = self._caller.token
         begun = await self._chat.send(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from agents.chat import frames
 from agents.chat.blocks import Blocks
 from agents.chat.step_words import words
 from agents.runtime.plain import plain
@@ -256,7 +256,7 @@ class RunStream:
         self._say(self._encode(frame))
 
     def _encode(self, frame: dict[str, Any]) -> str:
-        return json.dumps({"run_id": str(self.run_id), **frame}, ensure_ascii=False, separators=(",", ":"))
+        return frames.encode({"run_id": str(self.run_id), **frame})
 
 
 class Ticker:

@@ -19,7 +19,7 @@ from agents.chat import conversation_list, host, transcript
 from agents.chat.conversations import DEFAULT_ENDPOINT, Delete, Rename, discard_unused, owned_by
 from agents.chat.conversations import create as create_conversation
 from agents.chat.step_words import arguments_of, result_of
-from agents.models import Conversation, Message, Step
+from agents.models import CLIENT_ID_LENGTH, Conversation, Message, Step
 from agents.modes import policy
 from agents.runtime.errors import BadInput
 from jobs.actions import Cancel, InvalidState
@@ -30,7 +30,6 @@ EXAMPLES = (
     "How does Astra go on when a worker dies?",
     "Remember that our release day is Tuesday.",
 )
-CLIENT_ID_LENGTH = 80
 
 
 @require_safe

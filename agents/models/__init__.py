@@ -1,11 +1,12 @@
 """What the registry loaded, what ran, what was said and what is remembered."""
 
-from agents.models.chat import Conversation, Message
+from agents.models.chat import CLIENT_ID_LENGTH, Conversation, Message
 from agents.models.declared import AgentVersion, ConfigLoad, Endpoint
 from agents.models.memory import Memory
 from agents.models.run import SEARCHED_INPUT, Run, Score, Step
 
 __all__ = [
+    "CLIENT_ID_LENGTH",
     "SEARCHED_INPUT",
     "AgentVersion",
     "ConfigLoad",

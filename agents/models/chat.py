@@ -11,6 +11,9 @@ from agents.models.declared import Endpoint
 from agents.models.run import Run
 from jobs.ids import uuid7
 
+#: Characters of a message's `client_id`.
+CLIENT_ID_LENGTH = 80
+
 
 class Conversation(models.Model):
     """One person's chat with one endpoint."""
@@ -59,7 +62,9 @@ class Message(models.Model):
     run = models.ForeignKey(
         Run, null=True, on_delete=models.SET_NULL, related_name="messages", help_text="The exchange, or the task."
     )
-    client_id = models.CharField(max_length=80, null=True, help_text="The sender's own id, so that none is sent twice.")
+    client_id = models.CharField(
+        max_length=CLIENT_ID_LENGTH, null=True, help_text="The sender's own id, so that none is sent twice."
+    )
     seq = models.BigIntegerField(default=0, help_text="Of the last frame whose text is in here.")
     problem = models.JSONField(null=True, help_text="Why it failed.")
     created_at = models.DateTimeField(db_default=Now())

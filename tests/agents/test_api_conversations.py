@@ -149,7 +149,11 @@ def test_a_long_list_comes_in_pages_that_leave_nothing_out(alice: Caller) -> Non
     assert found == [str(newest.pk), *sorted(made, reverse=True)]
 
 
-@pytest.mark.parametrize("cursor", ["x", "MQ", "bm90LWEtZGF0ZSBhYmM", "OTk5OTktMDEtMDEgeA"])
+#: A moment before the first year, in UTC.
+_TOO_EARLY = "MDAwMS0wMS0wMVQwMDowMDowMCsxNDowMCAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMA"
+
+
+@pytest.mark.parametrize("cursor", ["x", "MQ", "bm90LWEtZGF0ZSBhYmM", "OTk5OTktMDEtMDEgeA", _TOO_EARLY])
 def test_a_cursor_of_another_list_is_refused(alice: Caller, cursor: str) -> None:
     it = alice.begun()
     assert alice.get(cursor=cursor)[0] == 422
