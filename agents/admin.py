@@ -11,7 +11,19 @@ from django.utils.safestring import SafeString
 
 from accounts.actors import actor_of
 from agents import queries
-from agents.models import AgentVersion, ConfigLoad, Conversation, Endpoint, Memory, Message, Run, Score, Step
+from agents.models import (
+    AgentVersion,
+    ConfigLoad,
+    Conversation,
+    Endpoint,
+    Memory,
+    Message,
+    Run,
+    RunStat,
+    RunStatCursor,
+    Score,
+    Step,
+)
 from agents.queries import TaskFilter
 from audit import trail
 from audit.history_admin import HistoryAdmin, LargeTableAdmin, short_id
@@ -215,3 +227,19 @@ class MemoryAdmin(LargeTableAdmin[Memory]):
         """Forget the chosen ones."""
         for memory in queryset.select_related("user"):
             self.delete_model(request, memory)
+
+
+@admin.register(RunStat)
+class RunStatAdmin(HistoryAdmin[RunStat]):
+    """Runs that ended, counted by the minute."""
+
+    list_display = ("minute", "lane", "mode", "outcome", "runs", "cost_usd")
+    list_filter = ("mode",)
+    ordering = ("-id",)
+
+
+@admin.register(RunStatCursor)
+class RunStatCursorAdmin(HistoryAdmin[RunStatCursor]):
+    """Up to which moment ended runs are counted."""
+
+    list_display = ("id", "counted_until")

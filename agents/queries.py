@@ -18,6 +18,7 @@ from accounts import roles
 from agents.models import SEARCHED_INPUT, AgentVersion, Endpoint, Run, Step
 from agents.modes import POLICIES
 from jobs.models import Job
+from jobs.models.job import FINGERPRINT, HAS_ERROR, SEARCHED_ERROR
 from jobs.states import State
 
 T = TypeVar("T")
@@ -153,6 +154,22 @@ def usage(run: Run) -> dict[str, Any]:
 def error(run: Run) -> dict[str, Any] | None:
     """Return the last problem of a run that has not succeeded."""
     return None if run.job.state == State.SUCCEEDED else run.job.error
+
+
+def failed_alike(runs: QuerySet[Run], text: str) -> QuerySet[Run]:
+    """Return the tasks whose last failure has this fingerprint, or whose title, detail or type holds all these words.
+
+    A fingerprint that no task has is read as words.
+    """
+    failed = Job.objects.filter(HAS_ERROR)
+    alike = failed.alias(alike=FINGERPRINT).filter(alike=text)
+    if not alike.exists():
+        words = _WORDS.findall(text)
+        if not words:
+            return runs.none()
+        query = SearchQuery(" & ".join(f"{word}:*" for word in words), config="simple", search_type="raw")
+        alike = failed.filter(SearchVectorExact(SEARCHED_ERROR, query))
+    return runs.filter(job__in=alike)
 
 
 def by_id(runs: QuerySet[Run], text: str) -> QuerySet[Run]:

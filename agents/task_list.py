@@ -31,7 +31,8 @@ TAB_TIMEOUT_MS = 750
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 _SPAN_WORDS = {"1h": "hour", "24h": "24 hours", "7d": "7 days"}
 #: Filters that have no field of their own: other pages link here with them, and the page shows each with a way out.
-_LINKED = ("lane", "mode", "since", "ended")
+_LINKED = ("lane", "mode", "since", "until", "ended", "ended_until")
+_TIMES = ("since", "until", "ended", "ended_until")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,39 +44,56 @@ class ListFilter:
     endpoint: str = ""
     agent: str = ""
     user: str = ""
+    #: A failure's fingerprint, or words of what was said of it.
+    error: str = ""
     lane: str = ""
     mode: str = ""
-    #: Submitted within a span of `SPANS`.
+    #: Submitted after and before a moment: a span of `SPANS` before now, or a time in ISO 8601.
     since: str = ""
-    #: Ended within a span of `SPANS`.
+    until: str = ""
+    #: Ended after and before a moment.
     ended: str = ""
+    ended_until: str = ""
 
     @classmethod
     def read(cls, query: Mapping[str, str], user: Any) -> ListFilter:
         """Read the parameters of an address; only an operator may ask for another user's tasks."""
         values = {name: query.get(name, "").strip()[:200] for name in cls.__slots__}
-        spans = list(SPANS)
-        allowed: dict[str, list[str]] = {"state": State.values, "mode": list(Mode), "since": spans, "ended": spans}
+        allowed: dict[str, list[str]] = {"state": State.values, "mode": list(Mode)}
         for name, known in allowed.items():
             if values[name] not in known:
+                values[name] = ""
+        for name in _TIMES:
+            if moment(values[name]) is None:
                 values[name] = ""
         if not roles.is_operator(user):
             values["user"] = ""
         return cls(**{name: value.replace("\0", "") for name, value in values.items()})
 
+    def frozen(self) -> dict[str, str]:
+        """Return what is set, with spans as the moments that they mean now: the same filter at any later time."""
+        found = {name: getattr(self, name) for name in self.__slots__ if getattr(self, name)}
+        for name in _TIMES:
+            at = moment(found.get(name, ""))
+            if at is not None:
+                found[name] = at.isoformat()
+        return found
+
     def any_but_state(self) -> bool:
         """Tell whether it narrows the list at all, apart from the tab."""
         return any(getattr(self, name) for name in self.__slots__ if name != "state")
 
-    def chips(self) -> list[tuple[str, str]]:
-        """Return the filters that have no field, each as its name and in words."""
+    def chips(self) -> list[tuple[str, str, str]]:
+        """Return the filters that have no field, each as its name, its value and in words."""
         words = {
             "lane": f"Lane {self.lane}",
             "mode": f"Mode {self.mode}",
-            "since": f"Submitted in the last {_SPAN_WORDS.get(self.since, '')}",
-            "ended": f"Ended in the last {_SPAN_WORDS.get(self.ended, '')}",
+            "since": f"Submitted {_after(self.since)}",
+            "until": f"Submitted {_before(self.until)}",
+            "ended": f"Ended {_after(self.ended)}",
+            "ended_until": f"Ended {_before(self.ended_until)}",
         }
-        return [(name, words[name]) for name in _LINKED if getattr(self, name)]
+        return [(name, value, words[name]) for name in _LINKED if (value := getattr(self, name))]
 
     def apply(self, runs: QuerySet[Run], *, with_state: bool = True) -> QuerySet[Run]:
         """Narrow the tasks down."""
@@ -87,10 +105,16 @@ class ListFilter:
             runs = runs.filter(job__lane=self.lane)
         if self.mode:
             runs = runs.filter(mode=self.mode)
-        if self.since:
-            runs = runs.filter(job_id__gte=_first_id(timezone.now() - SPANS[self.since]))
-        if self.ended:
-            runs = runs.filter(job__finished_at__gte=timezone.now() - SPANS[self.ended])
+        if self.error:
+            runs = queries.failed_alike(runs, self.error)
+        if at := moment(self.since):
+            runs = runs.filter(job_id__gte=_first_id(at))
+        if at := moment(self.until):
+            runs = runs.filter(job_id__lt=_first_id(at))
+        if at := moment(self.ended):
+            runs = runs.filter(job__finished_at__gte=at)
+        if at := moment(self.ended_until):
+            runs = runs.filter(job__finished_at__lt=at)
         return runs
 
 
@@ -145,6 +169,31 @@ def _counts(runs: QuerySet[Run]) -> dict[str, Bounded] | None:
             raise
         return None
     return {state: Bounded.of(number, TAB_UP_TO) for state, number in rows}
+
+
+def moment(text: str) -> datetime | None:
+    """Return the moment that a span of `SPANS` began, or that a time in ISO 8601 names; None if it is neither."""
+    if text in SPANS:
+        return timezone.now() - SPANS[text]
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if at.tzinfo is None:
+        at = timezone.make_aware(at)
+    return at if 1971 <= at.year <= 9000 else None
+
+
+def _after(text: str) -> str:
+    at = moment(text)
+    if at is None:
+        return ""
+    return f"in the last {_SPAN_WORDS[text]}" if text in SPANS else f"after {timezone.localtime(at):%-d %b %Y, %H:%M}"
+
+
+def _before(text: str) -> str:
+    at = moment(text)
+    return f"before {timezone.localtime(at):%-d %b %Y, %H:%M}" if at is not None else ""
 
 
 def _first_id(at: datetime) -> UUID:

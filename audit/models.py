@@ -28,6 +28,10 @@ class AuditEntry(models.Model):
             # The audit page: newest first, of one thing or of one person.
             models.Index(fields=["target_type", "target_id", "-id"], name="audit_by_target"),
             models.Index(fields=["actor", "-id"], name="audit_by_actor"),
+            models.Index(fields=["actor_name", "-id"], name="audit_by_actor_name"),
+            models.Index(fields=["action", "-id"], name="audit_by_action"),
+            # … and of one span of time.
+            models.Index(fields=["at"], name="audit_by_time"),
         ]
 
     def __str__(self) -> str:

@@ -17,10 +17,14 @@ class Actor:
     user: AbstractBaseUser | AnonymousUser | None = None
     address: str | None = None
     request_id: str = ""
+    #: What they were called, where the user may be gone by now.
+    known_as: str = ""
 
     @property
     def name(self) -> str:
         """What the record calls them."""
+        if self.known_as:
+            return self.known_as
         return self.user.get_username() if self.user is not None else "astra"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Literal
 from uuid import UUID
@@ -11,7 +12,7 @@ from django.db import transaction
 
 from audit import trail
 from audit.trail import Actor
-from jobs import script, wakeups
+from jobs import holds, script, wakeups
 from jobs.script import Row, Script
 from jobs.states import REDRIVABLE, State
 from jobs.transitions import UNKNOWN_HANDLER, VERSION, change, lock, make_ready
@@ -29,6 +30,27 @@ class InvalidState(Exception):
         self.job_id, self.state, self.verb = job_id, state, verb
 
 
+class Changed(InvalidState):
+    """Somebody else was first: the job is no longer the one that was looked at."""
+
+    def __init__(self, job_id: UUID, state: str, verb: str, by: str = "") -> None:
+        super().__init__(job_id, state, verb)
+        self.by = by
+
+    def __str__(self) -> str:
+        return f"It was redriven meanwhile{f' by {self.by}' if self.by else ''}, so it was not {self.verb} again."
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was looked at when an action was decided on: it refuses a job that was sent back since."""
+
+    #: The job's generation; None for any.
+    generation: int | None = None
+    #: When it was looked at; None for any time.
+    at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Action:
     actor: Actor
@@ -38,6 +60,26 @@ class _Action:
         if job is None:
             raise UnknownJob(f"there is no job {job_id}")
         return job
+
+    def _check(self, job: Row, seen: Seen, verb: str) -> Script[None]:
+        """Refuse a job that is another one than was seen.
+
+        Raises:
+            Changed: and names who sent it back.
+        """
+        other = seen.generation is not None and job["generation"] != seen.generation
+        if not other and (seen.at is None or job["generation"] == 1):
+            return
+        rows = yield (
+            "SELECT at, actor FROM jobs_jobevent WHERE job_id = %s AND reason = 'redriven' ORDER BY id DESC LIMIT 1",
+            [job["id"]],
+        )
+        if seen.at is not None:  # sent back since; or just before, and it has failed since
+            other |= any(
+                at is not None and at > seen.at for at in (rows[0]["at"] if rows else None, job["finished_at"])
+            )
+        if other:
+            raise Changed(job["id"], job["state"], verb, rows[0]["actor"] if rows else "")
 
     def _record(self, verb: str, job: Row, after: str, *, note: str = "", **more: object) -> None:
         trail.record(
@@ -93,6 +135,7 @@ class Redrive(_Action):
     """Send an ended job back as a new generation: from its last recorded step, or from the start."""
 
     from_: Literal["checkpoint", "start"] = "checkpoint"
+    seen: Seen = Seen()
 
     def run(self, job_id: UUID) -> State:
         """Redrive; return the new state.
@@ -100,6 +143,7 @@ class Redrive(_Action):
         Raises:
             InvalidState: only dead letters, cancelled jobs and jobs whose program or handler the worker did not have
                 can be redriven.
+            Changed: it was redriven since it was seen.
             UnknownJob: there is no such job.
         """
         with transaction.atomic():
@@ -109,6 +153,7 @@ class Redrive(_Action):
 
     def _redrive(self, job_id: UUID) -> Script[tuple[Row, State]]:
         job = yield from self._locked(job_id)
+        yield from self._check(job, self.seen, "redriven")
         # A person has put right what a worker could not: the reason goes, others stay.
         put_right = job["state"] == State.BLOCKED and not {VERSION, UNKNOWN_HANDLER}.isdisjoint(job["blocked_on"])
         if job["state"] not in REDRIVABLE and not put_right:
@@ -141,12 +186,14 @@ class Discard(_Action):
     """Give a dead letter up, with a note that says why."""
 
     note: str
+    seen: Seen = Seen()
 
     def run(self, job_id: UUID) -> State:
         """Discard.
 
         Raises:
             InvalidState: it is no dead letter.
+            Changed: it was redriven since it was seen.
             ValueError: the note is empty.
             UnknownJob: there is no such job.
         """
@@ -159,7 +206,45 @@ class Discard(_Action):
 
     def _discard(self, job_id: UUID) -> Script[Row]:
         job = yield from self._locked(job_id)
+        yield from self._check(job, self.seen, "discarded")
         if job["state"] != State.DEAD:
             raise InvalidState(job_id, job["state"], "discarded")
         yield from change(job, State.DISCARDED, reason="discarded", actor=self.actor.name, data={"note": self.note})
         return job
+
+
+#: Why a person stops new work: a hold like any other, but lifted by hand.
+PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let no job with a key start: a lane's, an agent's, an endpoint's or all. What runs goes on."""
+
+    actor: Actor
+    note: str = ""
+    reason: str = PAUSED
+
+    def run(self, key: str) -> bool:
+        """Place the hold. Returns False if the same one was there already: it and its note stay."""
+        with transaction.atomic():
+            placed = script.run(holds.place(key, self.reason, by=self.actor.name, note=self.note))
+            if placed:
+                trail.record(self.actor, "hold.place", "hold", key, note=self.note, after={"reason": self.reason})
+        return placed
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Lift the hold on a key. What nothing else stops is queued within a second or two."""
+
+    actor: Actor
+    reason: str = PAUSED
+
+    def run(self, key: str) -> bool:
+        """Lift it. Returns False if there was none."""
+        with transaction.atomic():
+            lifted = script.run(holds.lift(key, self.reason))
+            if lifted:
+                trail.record(self.actor, "hold.lift", "hold", key, before={"reason": self.reason})
+        return lifted

@@ -10,7 +10,6 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
-from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -19,11 +18,9 @@ from django.utils.safestring import SafeString
 
 from accounts import roles
 from accounts.actors import actor_of
-from audit import trail
 from audit.history_admin import HistoryAdmin, LargeTableAdmin, short_id
-from jobs import holds, script
-from jobs.actions import Cancel, Discard, InvalidState, Redrive
-from jobs.models import Hold, IdempotencyKey, Job, JobEvent, Wait, Worker
+from jobs.actions import Cancel, Discard, InvalidState, Pause, Redrive, Resume
+from jobs.models import BulkOperation, Hold, IdempotencyKey, Job, JobEvent, LaneSample, Wait, Worker
 from jobs.states import State
 
 #: An action works on this many jobs at a time; the rest stay chosen by the same filter.
@@ -253,19 +250,36 @@ class HoldAdmin(LargeTableAdmin[Hold]):
 
     def save_model(self, request: HttpRequest, obj: Hold, form: forms.ModelForm[Hold], change: bool) -> None:
         """Place the hold."""
-        actor = actor_of(request)
-        with transaction.atomic():
-            script.run(holds.place(obj.key, obj.reason, by=actor.name, note=obj.note))
-            trail.record(actor, "hold.place", "hold", obj.key, note=obj.note, after={"reason": obj.reason})
+        Pause(actor_of(request), note=obj.note, reason=obj.reason).run(obj.key)
         obj.pk = Hold.objects.get(key=obj.key, reason=obj.reason).pk
 
     def delete_model(self, request: HttpRequest, obj: Hold) -> None:
         """Lift the hold."""
-        with transaction.atomic():
-            if script.run(holds.lift(obj.key, obj.reason)):
-                trail.record(actor_of(request), "hold.lift", "hold", obj.key, before={"reason": obj.reason})
+        Resume(actor_of(request), reason=obj.reason).run(obj.key)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Hold]) -> None:
         """Lift the chosen holds."""
         for hold in queryset:
             self.delete_model(request, hold)
+
+
+@admin.register(BulkOperation)
+class BulkOperationAdmin(HistoryAdmin[BulkOperation]):
+    """Changes of many jobs, and how far they have come."""
+
+    list_display = ("id", "verb", "words", "state", "changed", "refused", "asked_by_name", "created_at", "finished_at")
+    list_filter = ("state", "verb")
+    ordering = ("-id",)
+
+    def view_on_site(self, operation: BulkOperation) -> str:
+        """Return the operation's page in the console."""
+        return reverse("operation", args=[operation.pk])
+
+
+@admin.register(LaneSample)
+class LaneSampleAdmin(HistoryAdmin[LaneSample]):
+    """What lanes looked like, a row a minute."""
+
+    list_display = ("minute", "lane", "queued", "oldest_s", "running", "slots")
+    list_filter = (LaneFilter,)
+    ordering = ("-id",)

@@ -22,7 +22,7 @@ UNKNOWN_HANDLER = "unknown-handler"
 COLUMNS = (
     "id, handler, payload, user_id, state, lane, home_lane, priority, fair_tag, requires, partition_key, hold_keys, "
     "blocked_on, run_at, attempt, max_attempts, crashes, generation, time_limit_s, fence, worker_id, "
-    "cancel_requested_at, created_at"
+    "cancel_requested_at, created_at, finished_at"
 )
 
 _LIVE = tuple(sorted(LIVE))
@@ -98,9 +98,9 @@ def change(
     if new is State.QUEUED:
         stamps["queued_at"] = "now()"
         columns |= {"run_at": None, "fair_tag": (yield from _tag(job, old, columns))}
-    if new in ENDED:
+    if new in ENDED and old not in ENDED:  # one that is given up ended when it failed
         stamps["finished_at"] = "now()"
-    elif old in ENDED:
+    elif old in ENDED and new not in ENDED:
         stamps["finished_at"] = "NULL"
     assignments = ", ".join([*(f"{name} = %s" for name in columns), *(f"{n} = {sql}" for n, sql in stamps.items())])
     values = [Jsonb(value) if isinstance(value, dict) else value for value in columns.values()]

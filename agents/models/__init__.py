@@ -4,6 +4,7 @@ from agents.models.chat import CLIENT_ID_LENGTH, Conversation, Message
 from agents.models.declared import AgentVersion, ConfigLoad, Endpoint
 from agents.models.memory import Memory
 from agents.models.run import SEARCHED_INPUT, Run, Score, Step
+from agents.models.run_stat import RunStat, RunStatCursor
 
 __all__ = [
     "CLIENT_ID_LENGTH",
@@ -15,6 +16,8 @@ __all__ = [
     "Memory",
     "Message",
     "Run",
+    "RunStat",
+    "RunStatCursor",
     "Score",
     "Step",
 ]

@@ -2,13 +2,28 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.search import SearchVector
 from django.db import models
-from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models import F, Q, Value
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Coalesce, Left, Now
 
 from jobs.ids import uuid7
 from jobs.models.worker import Worker
 from jobs.states import ENDED, State
+
+#: What groups failures that are alike: the class of the exception and our innermost frame, as a hash or in words.
+FINGERPRINT = Coalesce(KeyTextTransform("fingerprint", "error"), Value(""))
+#: What a failure is searched by: the beginning of what was said of it.
+SEARCHED_ERROR = SearchVector(
+    Left(Coalesce(KeyTextTransform("title", "error"), Value("")), 500),
+    Left(Coalesce(KeyTextTransform("detail", "error"), Value("")), 2_000),
+    Left(Coalesce(KeyTextTransform("type", "error"), Value("")), 200),
+    config="simple",
+)
+#: Jobs that have failed and have not succeeded since.
+HAS_ERROR = Q(error__isnull=False) & ~Q(state="succeeded")
 
 
 class Priority(models.IntegerChoices):
@@ -108,6 +123,11 @@ class Job(models.Model):
             models.Index(fields=["state", "-id"], name="job_by_state"),
             # Dead letters by when they came: the overview.
             models.Index(fields=["-finished_at"], condition=Q(state="dead"), name="job_dead"),
+            # Dead letters that are alike: how many, the first and the last.
+            models.Index(FINGERPRINT, F("finished_at"), condition=Q(state="dead"), name="job_dead_alike"),
+            # Tasks whose last failure is of one kind, newest first; and words of what was said of it.
+            models.Index(FINGERPRINT, F("id").desc(), condition=HAS_ERROR, name="job_by_fingerprint"),
+            GinIndex(SEARCHED_ERROR, condition=HAS_ERROR, name="job_error_search"),
             # A user's own tasks, newest first.
             models.Index(fields=["user", "-id"], name="job_by_user"),
             # Recently ended jobs per lane, for throughput and the estimated wait.
