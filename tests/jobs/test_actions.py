@@ -11,10 +11,10 @@ from django.db import transaction
 from audit.models import AuditEntry
 from audit.trail import SYSTEM
 from jobs import handlers, script, wakeups
-from jobs.actions import Cancel, Discard, InvalidState, Redrive, UnknownJob
+from jobs.actions import Cancel, Changed, Discard, InvalidState, Pause, Redrive, Resume, Seen, UnknownJob
 from jobs.handlers import Blocked, Claim, Failed, Outcome, Parked, Succeeded, Transition, WaitFor
 from jobs.holds import lift, place
-from jobs.models import Job, Wait
+from jobs.models import Hold, Job, Wait
 from jobs.reconcile import Reconciler
 from jobs.script import Script
 from jobs.states import State
@@ -420,3 +420,86 @@ def test_redrive_takes_a_dead_letter_out_of_a_retry_that_is_long_past() -> None:
     Redrive(actor()).run(claimed.job_id)
     end(taken(worker()), Failed(PROBLEM))
     assert (state(claimed.job_id), job(claimed.job_id).attempt) == (State.SCHEDULED, 1)
+
+
+# --- What was seen ---------------------------------------------------------------------------------------------------
+
+
+def _died_again(job_id: UUID) -> None:
+    Redrive(actor("bob")).run(job_id)
+    end(taken(worker()), Failed(PROBLEM, retriable=False))
+    assert state(job_id) is State.DEAD
+
+
+@pytest.mark.parametrize(
+    ("verb", "done"),
+    [
+        (lambda seen: Redrive(actor(), seen=seen), "redriven"),
+        (lambda seen: Discard(actor(), note="no", seen=seen), "discarded"),
+    ],
+    ids=["redrive", "discard"],
+)
+def test_a_dead_letter_that_was_redriven_since_it_was_seen_and_died_again_is_left_alone(
+    verb: Callable[[Seen], Redrive | Discard], done: str
+) -> None:
+    job_id = MADE[State.DEAD]()
+    looked = Job.objects.get(pk=job_id)
+    at = datetime.now(UTC)
+    _died_again(job_id)
+    before = snapshot()
+    for seen in (Seen(generation=looked.generation), Seen(at=at)):
+        action = verb(seen)
+        with pytest.raises(Changed, match=f"redriven meanwhile by bob, so it was not {done} again"):
+            action.run(job_id)
+    assert snapshot() == before
+    verb(Seen(generation=2)).run(job_id)
+
+
+def test_a_dead_letter_that_was_redriven_before_it_was_seen_is_redriven_again() -> None:
+    job_id = MADE[State.DEAD]()
+    _died_again(job_id)
+    Redrive(actor(), seen=Seen(generation=2, at=datetime.now(UTC))).run(job_id)
+    assert job(job_id).generation == 3
+
+
+def test_giving_a_dead_letter_up_leaves_the_time_of_its_end() -> None:
+    job_id = MADE[State.DEAD]()
+    ended = job(job_id).finished_at
+    Discard(actor(), note="no").run(job_id)
+    assert (job(job_id).state, job(job_id).finished_at) == ("discarded", ended)
+
+
+# --- Pause and resume ------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_lane_starts_nothing_until_it_is_resumed() -> None:
+    job_id = submitted(hold_keys=["all", "lane:queue"])
+    assert Pause(actor(), note="deploy").run("lane:queue")
+    Reconciler().tick()
+    assert (state(job_id), job(job_id).blocked_on) == (State.BLOCKED, ["hold:lane:queue"])
+    assert Resume(actor()).run("lane:queue")
+    Reconciler().tick()
+    assert state(job_id) is State.QUEUED
+    placed, lifted = AuditEntry.objects.order_by("id")
+    assert (placed.action, placed.target_id, placed.note, placed.after) == (
+        "hold.place",
+        "lane:queue",
+        "deploy",
+        {"reason": "paused"},
+    )
+    assert (lifted.action, lifted.target_id, lifted.before) == ("hold.lift", "lane:queue", {"reason": "paused"})
+
+
+def test_of_many_who_pause_at_once_one_does_it_and_its_note_stays() -> None:
+    results = at_once(*[lambda: Pause(SYSTEM, note="first").run("all")] * 5)
+    assert sorted(results) == [False] * 4 + [True]  # type: ignore[type-var]
+    assert not Pause(actor(), note="second").run("all")
+    assert [hold.note for hold in Hold.objects.all()] == ["first"]
+    assert AuditEntry.objects.count() == 1
+
+
+def test_resuming_lifts_no_hold_of_another_reason() -> None:
+    Pause(SYSTEM, reason="budget").run("agent:helper")
+    assert not Resume(actor()).run("agent:helper")
+    assert Resume(actor(), reason="budget").run("agent:helper")
+    assert not Hold.objects.exists()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,6 @@ import pytest
 from tests.support.deaths import DIE_AT
 from tests.support.history import Tracked, track
 from tests.support.processes import Processes, database_for_a_module, eventually, wait_until_ready
-
-logger = logging.getLogger(__name__)
 
 LANES = ("queue", "scheduled", "batch", "tools", "delivery", "evals")
 #: Each boundary, and the fences under which the job is claimed when its first worker dies there.
@@ -44,15 +40,10 @@ def processes() -> Iterator[Processes]:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A job whose first worker died, and when."""
+    """A job whose first worker died."""
 
     job: Tracked
     victim: int
-    at: datetime
-
-    def resumed_after_s(self) -> float:
-        """Return the seconds from the death to the last claim."""
-        return (self.job.events("claimed")[-1].at - self.at).total_seconds()
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +63,11 @@ def deaths(_module_database: None, tmp_path_factory: pytest.TempPathFactory) -> 
         job = track("steps", folder / "outside", lane=LANES[-1], payload=payload)
         eventually(job.has_written("step-3"), within_s=10)
         victim.kill()
-        found[OUTSIDE] = Death(job, victim.pid, datetime.now(UTC))
+        found[OUTSIDE] = Death(job, victim.pid)
         gate.touch()
         processes.worker(*(f"{lane}:2" for lane in LANES[:2]))
         for death in found.values():
             eventually(death.job.is_in("succeeded", "dead"), within_s=30)
-    for name, death in found.items():
-        logger.info("killed %s: resumed after %.1f s", name, death.resumed_after_s())
     return found
 
 
@@ -93,7 +82,7 @@ def _kill_at(
     for where, (victim, lane) in victims.items():
         job = track("steps", folder / where.replace(" ", "-"), lane=lane, payload={"steps": 3})
         victim.ends_within(10)
-        found[where] = Death(job, victim.pid, datetime.now(UTC))
+        found[where] = Death(job, victim.pid)
 
 
 @pytest.mark.parametrize("where", [*BOUNDARIES, OUTSIDE])
@@ -120,14 +109,13 @@ def test_only_a_claim_that_was_committed_counts_as_one(where: str, deaths: dict[
 
 
 @pytest.mark.parametrize("where", [where for where in (*BOUNDARIES, OUTSIDE) if where != "after finish"])
-def test_it_goes_on_in_another_process_within_ten_seconds(where: str, deaths: dict[str, Death]) -> None:
+def test_it_goes_on_in_another_process(where: str, deaths: dict[str, Death]) -> None:
     death = deaths[where]
     assert death.job.row().lane == ("suspect" if BOUNDARIES.get(where) != [1] else death.job.row().home_lane)
     workers = {claim.worker_id for claim in death.job.events("claimed")}
     assert len(workers) == len(death.job.events("claimed"))
     if where == OUTSIDE:
         assert death.job.lines()[-1].pid != death.victim
-        assert death.resumed_after_s() < 10
 
 
 def test_a_poison_job_dies_alone_after_three_crashes_of_its_own(processes: Processes, tmp_path: Path) -> None:
