@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
+from django.conf import settings
 from django.db import connection
 
-from jobs.queries import Bounded
+from jobs.queries import LANE_LOADS, Bounded
 
 #: How often a scheduler looks whether the minute has its samples. Seconds.
 SWEEP_EVERY_S = 3.0
-KEPT = timedelta(hours=48)
-#: As many are forgotten at once: three hours of every lane, so that those of a long absence go within minutes too.
-FORGOTTEN_AT_ONCE = 1_500
+#: Hours.
+KEPT_H = 48
+#: As many are forgotten a minute: two hours of eight lanes, so that two days' worth is gone within half an hour.
+FORGOTTEN_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A lane within the first seconds of a minute."""
+    """A lane when a scheduler first looked in a minute: within its first seconds, if one ran all the time."""
 
     minute: datetime
     queued: Bounded
@@ -27,6 +29,36 @@ class Sample:
     oldest_s: float | None
     running: int
     slots: int
+
+
+_SAMPLE = f"""
+INSERT INTO jobs_lanesample (lane, minute, queued, oldest_s, running, slots)
+SELECT lane, date_trunc('minute', now()), queued, oldest_s, running, slots
+FROM ({LANE_LOADS}) AS load (lane, queued, oldest_at, oldest_s, running, slots, workers)
+ON CONFLICT (lane, minute) DO NOTHING
+"""
+_FORGET = """
+DELETE FROM jobs_lanesample WHERE id IN (
+    SELECT id FROM jobs_lanesample WHERE minute < now() - make_interval(hours => %s)
+    ORDER BY minute LIMIT %s FOR UPDATE SKIP LOCKED
+)
+"""
+
+
+def sweep() -> bool:
+    """Write this minute's sample of every lane, unless there is one; forget old ones. Returns whether it wrote any.
+
+    Any number of schedulers may do so at once: each lane has one sample a minute.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM jobs_lanesample WHERE minute = date_trunc('minute', now()) LIMIT 1")
+        if cursor.fetchone():
+            return False
+        cursor.execute(_SAMPLE, [list(settings.LANES)])
+        written = cursor.rowcount
+        if written:
+            cursor.execute(_FORGET, [KEPT_H, FORGOTTEN_AT_ONCE])
+    return bool(written)
 
 
 def history(lanes: Sequence[str], *, minutes: int = 60) -> dict[str, list[Sample | None]]:

@@ -72,7 +72,8 @@ class LaneLoad:
 
 
 # One look into each lane by the indexes `job_claim` and `job_oldest`, one over the running jobs, one over the fleet.
-_LANES = f"""
+#: Takes the lanes' names; gives of each its name, queued, oldest_at, oldest_s, running, slots, workers.
+LANE_LOADS = f"""
 WITH fleet AS (
     SELECT s.key AS lane, sum(s.value::int) AS slots, count(*) AS workers
     FROM jobs_worker w, jsonb_each_text(w.slots) s
@@ -100,7 +101,7 @@ ORDER BY l.place
 def lane_loads(lanes: Sequence[str]) -> list[LaneLoad]:
     """Return the load of each lane, in the order given. One statement."""
     with connection.cursor() as cursor:
-        cursor.execute(_LANES, [list(lanes)])
+        cursor.execute(LANE_LOADS, [list(lanes)])
         return [
             LaneLoad(name, Bounded.of(queued), oldest_at, oldest_s, running, int(slots), workers)
             for name, queued, oldest_at, oldest_s, running, slots, workers in cursor.fetchall()

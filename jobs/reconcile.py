@@ -14,7 +14,7 @@ import psycopg
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
-from jobs import holds, lanes, lease, script, waits, wakeups
+from jobs import holds, lane_samples, lanes, lease, script, waits, wakeups
 from jobs.script import Script
 from jobs.states import State
 from jobs.sweeps import Sweep, registered
@@ -153,6 +153,7 @@ OWN_SWEEPS = (
     Sweep("unservable jobs", lambda: _each(script.run(holds.unservable()), holds.block), 2.0),
     Sweep("idle lanes", nudge_idle_lanes, 1.0),
     Sweep("idempotency keys", forget_expired_keys, 60.0),
+    Sweep("lane samples", lane_samples.sweep, lane_samples.SWEEP_EVERY_S),
 )
 
 
