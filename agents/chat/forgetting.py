@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from agents.models import Run
+from agents.modes import policy
 from jobs.handlers import Transition
 from jobs.script import Script
 
@@ -55,6 +57,11 @@ def forget(runs: Sequence[UUID]) -> Script[None]:
         [given],
     )
     yield "UPDATE agents_score SET reason = '' WHERE run_id = ANY(%s) AND reason <> ''", [given]
+
+
+def is_forgotten(run: Run) -> bool:
+    """Tell whether nothing is left of what a run was asked: its conversation was deleted. Nobody sends empty text."""
+    return run.input == "" and policy(run.mode).concurrency.entrance == "chat"
 
 
 def forget_if_deleted(change: Transition) -> Script[None]:

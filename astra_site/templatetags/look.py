@@ -16,6 +16,8 @@ from django.utils.safestring import SafeString
 
 from accounts import roles
 from accounts.preferences import chosen_theme
+from agents.chat.forgetting import is_forgotten
+from agents.models import Run
 from astra_site.console.json_html import tree
 from jobs.states import State
 
@@ -176,6 +178,12 @@ def gist(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     line = " ".join(text.split())
     return f"{line[:140]}…" if len(line) > 141 else line or "(empty)"
+
+
+@register.filter
+def subject(run: Run) -> str:
+    """Return what a task is about in one line; of a reply whose conversation was deleted there is nothing to tell."""
+    return "(deleted)" if is_forgotten(run) else gist(run.input)
 
 
 @register.filter
