@@ -78,7 +78,7 @@ class RunHandler:
             return failed if rules.retries_job else replace(failed, retriable=False)
         problem = services.check_output(row["endpoint_definition"], result.output)
         if problem is not None:
-            return Failed(problem, retriable=False)
+            return Failed({**problem, "fingerprint": f"bad-output:{spec.name}"}, retriable=False)
         return Succeeded(result.output)
 
     def on_transition(self, change: Transition) -> Script[None]:

@@ -55,7 +55,6 @@ def check_output(definition: Mapping[str, Any], output: Any) -> dict[str, Any] |
         "type": "/problems/bad-output",
         "title": "The answer does not fit the endpoint",
         "detail": f"{where}: {error.message[:300]}",
-        "fingerprint": "bad-output",
         "retriable": False,
     }
 

@@ -50,7 +50,7 @@ WITH me AS (
     SELECT id, 'state', 'queued', 'running', fence, worker_id, '', 'claimed' FROM claimed
 )
 SELECT id, fence, handler, payload, user_id, lane, home_lane, attempt, max_attempts, crashes, generation, time_limit_s,
-       partition_key, worker_id, created_at
+       partition_key, worker_id, created_at, requires
 FROM claimed
 ORDER BY priority, fair_tag, id
 """

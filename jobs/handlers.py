@@ -13,6 +13,11 @@ from jobs.script import Script
 from jobs.states import State
 
 
+def subject_of(handler: str, requires: str | None) -> str:
+    """Return whose work a job is: what its worker must have loaded, of whatever version, or else its handler."""
+    return (requires or handler).split("@", 1)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A claimed job, as its handler gets it. ``fence`` goes with every write."""
@@ -32,6 +37,12 @@ class Claim:
     partition_key: str | None
     worker_id: UUID
     created_at: datetime
+    requires: str | None = None
+
+    @property
+    def subject(self) -> str:
+        """Return whose work it is, for grouping failures: see `subject_of`."""
+        return subject_of(self.handler, self.requires)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +15,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 
 from jobs import handlers, script
 from jobs.claim import StaleFence, finish, give_up
+from jobs.faults import problem_of
 from jobs.handlers import Blocked, Cancelled, Claim, Failed, HandedBack, Outcome
 from jobs.pool import drop_broken, get_pool
 from jobs.transitions import UNKNOWN_HANDLER
@@ -222,34 +220,6 @@ def _took_too_long(claim: Claim) -> Failed:
         "type": "/problems/wall-clock",
         "title": "The run took too long",
         "detail": f"It was stopped after {claim.time_limit_s} s. What it had finished is kept.",
-        "fingerprint": f"wall-clock:{claim.handler}",
+        "fingerprint": f"wall-clock:{claim.subject}",
     }
     return Failed(problem, retriable=False)
-
-
-def _storable(text: str) -> str:
-    """Return the text as PostgreSQL takes it, without NULs and halves of surrogate pairs: it may be anybody's."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
-
-
-_ROOT = Path(__file__).resolve().parent.parent
-
-
-def problem_of(error: BaseException) -> dict[str, Any]:
-    """Turn an unexpected exception into a problem: words for people, and a fingerprint that groups its like.
-
-    The fingerprint is the exception's class and the innermost frame of the project's own code.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).is_relative_to(_ROOT) and ".venv" not in frame.filename]
-    place = own[-1] if own else frames[-1] if frames else None
-    where = f"{Path(place.filename).name}:{place.name}" if place else "?"
-    kind = type(error).__name__
-    return {
-        "type": "/problems/unexpected-error",
-        "title": "An unexpected error",
-        "detail": f"{kind}: {_storable(str(error)[:500])}" if str(error) else kind,
-        "fingerprint": hashlib.sha256(f"{kind}@{where}".encode()).hexdigest()[:16],
-        "where": where,
-        "retriable": True,
-    }

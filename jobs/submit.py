@@ -197,6 +197,7 @@ def _insert_claimed(submission: Submission, job_id: UUID, worker_id: UUID, block
         partition_key=submission.partition_key,
         worker_id=worker_id,
         created_at=rows[0]["created_at"],
+        requires=submission.requires,
     )
 
 

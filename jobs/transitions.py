@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from jobs import handlers, lanes
 from jobs.fairness import front_tag, next_tag
-from jobs.handlers import Outcome, Transition
+from jobs.handlers import Outcome, Transition, subject_of
 from jobs.script import Row, Script, Wake
 from jobs.states import ENDED, LIVE, TRANSITIONS, State
 
@@ -215,7 +215,7 @@ def release(job: Row, *, how: str) -> Script[State]:
             "detail": "The process that ran it died "
             + (in_a_row if crashes >= job["max_attempts"] else f"again, and it was begun {job['fence']} times")
             + ".",
-            "fingerprint": f"worker-died:{job['handler']}",
+            "fingerprint": f"worker-died:{subject_of(job['handler'], job['requires'])}",
             "retriable": False,
         }
         yield from change(job, State.DEAD, reason=how, data=problem, sets={"crashes": crashes, "error": problem})

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from agents.runtime.errors import ProgramError, RunError
-from agents.runtime.failures import as_run_error
+from agents.runtime.failures import as_run_error, locate
 from agents.runtime.ports import Superseded
 
 T = TypeVar("T")
@@ -52,6 +52,9 @@ async def contained(work: Callable[[], Awaitable[T]]) -> T:
     """
     try:
         return await work()
+    except ProgramError as error:
+        locate(error)
+        raise
     except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, Superseded, RunError):
         raise
     except BaseException as error:

@@ -12,6 +12,7 @@ from agents.runtime.context import Options, RunContext
 from agents.runtime.errors import (
     BudgetExceeded,
     Misuse,
+    NotJson,
     OutputTooLarge,
     ProgramError,
     RunError,
@@ -84,6 +85,39 @@ def test_different_faults_have_different_fingerprints() -> None:
             run(go(program))
         prints.add(caught.value.extra["fingerprint"])
     assert len(prints) == 2
+
+
+def test_misuses_in_different_places_have_different_fingerprints() -> None:
+    async def odd() -> object:
+        return object()
+
+    async def one(ctx: RunContext) -> None:
+        await ctx.step("odd", odd)
+
+    async def other(ctx: RunContext) -> None:
+        await ctx.step("odd", odd)
+
+    found = []
+    for program in (one, one, other):
+        with pytest.raises(NotJson) as caught:
+            run(go(program))
+        found.append(caught.value.extra["fingerprint"])
+    assert found[0] == found[1] != found[2]
+    assert ".other:" in caught.value.extra["at"]
+
+
+def test_of_errors_raised_together_the_first_names_the_fault() -> None:
+    async def fails() -> None:
+        raise KeyError("lost")
+
+    async def program(ctx: RunContext) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+
+    with pytest.raises(ProgramError, match="KeyError: 'lost'") as caught:
+        run(go(program))
+    assert ".fails:" in caught.value.extra["at"]
+    assert isinstance(caught.value.__cause__, BaseExceptionGroup)
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), asyncio.CancelledError(), BaseException("odd")])

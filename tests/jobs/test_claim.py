@@ -63,6 +63,7 @@ def test_a_claim_says_everything_a_handler_needs() -> None:
         partition_key="p",
         worker_id=mine,
         created_at=row.created_at,
+        requires="agent:a@1",
     )
 
 

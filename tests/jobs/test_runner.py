@@ -11,9 +11,10 @@ from django.db import connection
 
 from jobs import handlers, script
 from jobs.claim import StaleFence
+from jobs.faults import problem_of
 from jobs.handlers import Blocked, Cancelled, Claim, Failed, HandedBack, Outcome, Parked, Succeeded, Transition, WaitFor
 from jobs.pool import close_pool, get_pool
-from jobs.runner import Runner, persist, problem_of
+from jobs.runner import Runner, persist
 from jobs.script import Script
 from tests.jobs import drive
 from tests.jobs.at_work import claimed_for, in_thread, row_of
@@ -67,7 +68,8 @@ async def test_an_exception_is_a_failure_that_is_tried_again(jobs: Runner) -> No
     assert (row.state, row.attempt) == ("scheduled", 1)
     assert row.error is not None
     assert (row.error["title"], row.error["detail"]) == ("An unexpected error", "RuntimeError: boom")
-    assert row.error["where"] == "test_runner.py:work"
+    assert row.error["at"].startswith("tests.jobs.test_runner:test_an_exception_is_a_failure_that_is_tried_again")
+    assert ".work:" in row.error["at"]
 
 
 async def test_a_handler_that_finds_itself_fenced_off_leaves_the_job_alone(jobs: Runner) -> None:
