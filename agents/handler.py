@@ -18,11 +18,12 @@ from agents.modes import policy
 from agents.runtime import program
 from agents.runtime.context import RunContext
 from agents.runtime.errors import JournalUnavailable, ProgramError, RunError, VersionMismatch, WallClockExceeded
+from agents.runtime.parking import RunParked
 from agents.runtime.ports import Superseded
 from agents.runtime.run import execute
 from agents.runtime.types import Budget, Usage
 from jobs.claim import StaleFence
-from jobs.handlers import Blocked, Claim, Failed, HandedBack, Outcome, Succeeded, Transition
+from jobs.handlers import Blocked, Claim, Failed, HandedBack, Outcome, Parked, Succeeded, Transition, WaitFor
 from jobs.retry import RetryPolicy
 from jobs.runner import OUTAGE, persist
 from jobs.script import Row, Script
@@ -60,7 +61,7 @@ class RunHandler:
             options=rules.options(tools["max_batch_size"] if tools else None),
             limits=rules.limits(spec.limits, Budget.model_validate(row["budget"])),
             seed=row["seed"],
-            elapsed_s=(datetime.now(UTC) - row["created_at"]).total_seconds(),
+            elapsed_s=(datetime.now(UTC) - row["created_at"]).total_seconds() - row["parked_s"],
             lost=_lost(row),
         )
         models = spec.models
@@ -69,6 +70,8 @@ class RunHandler:
             result = await execute(program.get(spec.program), ctx)
         except Superseded as gone:
             raise StaleFence(str(gone)) from None
+        except RunParked as parked:
+            return Parked([WaitFor(wait.kind, wait.key, wait.until, wait.data) for wait in parked.waits])
         except VersionMismatch as error:
             return Blocked(VERSION, error.as_problem())
         except RunError as error:
@@ -121,7 +124,7 @@ def _read(claim: Claim) -> Script[Row]:
     rows = yield (
         "SELECT r.input, r.budget, r.seed, r.mode, r.journal_epoch, r.user_id, r.created_at,"
         " v.name, v.version, v.definition, e.definition AS endpoint_definition, loaded.tools, loaded.prices,"
-        " lost_input_tokens, lost_output_tokens, lost_usd"
+        " lost_input_tokens, lost_output_tokens, lost_usd, parked_s"
         " FROM agents_run r JOIN agents_agentversion v ON v.id = r.agent_id"
         " JOIN agents_endpoint e ON e.id = r.endpoint_id"
         " LEFT JOIN (SELECT tools, prices FROM agents_configload ORDER BY id DESC LIMIT 1) loaded ON true"
@@ -132,6 +135,10 @@ def _read(claim: Claim) -> Script[Row]:
         "   FROM jobs_jobevent f WHERE f.job_id = r.job_id AND f.kind = 'step' AND f.reason = 'failed'"
         "   AND (data ->> 'final')::boolean AND f.id > coalesce((SELECT max(g.id) FROM jobs_jobevent g"
         "     WHERE g.job_id = r.job_id AND g.kind = 'state' AND g.reason = 'redriven'), 0)) failed ON true"
+        # The time in which it was parked counts against no budget.
+        " CROSS JOIN LATERAL (SELECT coalesce(sum(extract(epoch FROM ended - at)), 0)::float AS parked_s FROM ("
+        "   SELECT new, at, lead(at) OVER (ORDER BY id) AS ended FROM jobs_jobevent"
+        "   WHERE job_id = r.job_id AND kind = 'state' AND old <> new) phase WHERE new = 'waiting') parked"
         " WHERE r.job_id = %s",
         [claim.job_id],
     )

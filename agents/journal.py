@@ -50,6 +50,22 @@ class RunJournal:
         rows: list[dict[str, Any]] = await persist(read, on_outage=self._note_outage)
         return {row["key"]: Recorded(row["key"], row["input_hash"], row["output"], row["kind"]) for row in rows}
 
+    async def resolved(self) -> Mapping[str, Any]:
+        """Return the results of the run's waits that are over, by key."""
+        if self._claim.fence == 1:
+            return {}
+
+        def read() -> Script[list[dict[str, Any]]]:
+            return (
+                yield (
+                    "SELECT key, result FROM jobs_wait WHERE job_id = %s AND resolved_at IS NOT NULL",
+                    [self._claim.job_id],
+                )
+            )
+
+        rows: list[dict[str, Any]] = await persist(read, on_outage=self._note_outage)
+        return {row["key"]: row["result"] for row in rows}
+
     async def record(self, record: StepRecord) -> None:
         """Keep the step; a failed one only as an event.
 

@@ -66,6 +66,7 @@ class Step(models.Model):
         STEP = "step", "Function"
         VALUE = "value", "Recorded value"
         EMIT = "emit", "Emitted"
+        WAIT = "wait", "Waited"
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="steps", db_index=False)
     epoch = models.PositiveIntegerField()
@@ -87,7 +88,7 @@ class Step(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["run", "epoch", "key"], name="step_recorded_once"),
             models.CheckConstraint(
-                condition=Q(kind__in=["model", "compose", "tool", "step", "value", "emit"]), name="step_kind_known"
+                condition=Q(kind__in=["model", "compose", "tool", "step", "value", "emit", "wait"]), name="step_kind_known"
             ),
         ]
         ordering = ["id"]

@@ -6,10 +6,11 @@ import asyncio
 import contextvars
 import hashlib
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -22,11 +23,24 @@ from agents.runtime.errors import StepFailed
 from agents.runtime.failures import as_run_error
 from agents.runtime.meter import Meter, Totals
 from agents.runtime.parallel import contained, settle
+from agents.runtime.parking import Parking, Room, wait_key
 from agents.runtime.plain import plain
-from agents.runtime.ports import Journal, ModelPort, NullTransport, StepKind, ToolBox, Transport
+from agents.runtime.ports import (
+    Journal,
+    ModelPort,
+    NullTransport,
+    StepKind,
+    ToolBox,
+    Transport,
+    Waiting,
+    WaitKind,
+)
 from agents.runtime.recorder import Done, Recorder, problem
 from agents.runtime.shielding import Shielded
 from agents.runtime.types import AgentSpec, Limits, ModelCall, Reply, ToolCall, ToolResult, Usage
+
+#: A hundred years: what is longer is a mistake. Seconds.
+MAX_SLEEP_S = 100 * 366 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,7 @@ class RunContext:
         self._transport = Shielded(transport or NullTransport(), run_id)
         self._port = port
         self.gate = Gate()
+        self.parking = Parking()
         self.recorder = Recorder(
             journal, self._transport, self.gate, clock or (lambda: datetime.now(UTC)), self.options.max_output_bytes
         )
@@ -251,8 +266,11 @@ class RunContext:
         children = [branch.child(branch.counts["gather"], index) for index in range(len(works))]
         self.recorder.recall_failure(slot, f"{branch.path}{branch.counts['gather']}.")
         await self.recorder.flush(branch)
-        room = asyncio.Semaphore(limit or max(1, len(works)))
-        tasks = [asyncio.create_task(_follow(*one, room)) for one in zip(children, works, strict=True)]
+        room = Room(self.parking, len(works), limit)
+        tasks = []
+        for place, (child, work) in enumerate(zip(children, works, strict=True)):
+            tasks.append(asyncio.create_task(_follow(child, work, room.door(place))))
+            tasks[-1].add_done_callback(partial(room.left, place))
         try:
             results = await settle(tasks)
         except Exception as raised:
@@ -262,6 +280,60 @@ class RunContext:
             branch.caught += child.caught
             branch.cut = branch.cut or child.cut
         return results
+
+    # --- waits ---------------------------------------------------------------------------------------------------
+
+    async def sleep(self, seconds: float, *, name: str = "sleep") -> None:
+        """Go on after so many seconds, counted from the first time that the run comes here.
+
+        A run of which nothing else goes on leaves its worker meanwhile, for days if need be.
+
+        Raises:
+            Misuse: ``seconds`` is no number of seconds from 0 to a hundred years.
+        """
+        with self.gate.enter("sleep") as branch:
+            if not (isinstance(seconds, int | float) and 0 <= seconds <= MAX_SLEEP_S):
+                raise self.gate.misuse(f"ctx.sleep takes seconds, 0 to {MAX_SLEEP_S:,}, not {seconds!r}.")
+            slot = self.recorder.take(branch, name, "wait", {"sleep": seconds})
+            until = self.recorder.clock() + timedelta(seconds=seconds)
+            await self._wait(branch, slot, "time", until, lambda _: Done(None, f"{seconds:g} s"))
+
+    async def wait_event(self, name: str, *, timeout_s: float | None = None) -> Any:
+        """Wait for the event ``name`` and return what it carries, JSON; None if it does not come in ``timeout_s``.
+
+        The run leaves its worker meanwhile. An event that came before the run got here is not lost, if it was sent to
+        this run.
+
+        Raises:
+            Misuse: ``timeout_s`` is no number of seconds.
+        """
+        with self.gate.enter("wait_event") as branch:
+            if timeout_s is not None and not (isinstance(timeout_s, int | float) and 0 <= timeout_s <= MAX_SLEEP_S):
+                raise self.gate.misuse(f"ctx.wait_event takes seconds, 0 to {MAX_SLEEP_S:,}, not {timeout_s!r}.")
+            slot = self.recorder.take(branch, name, "wait", {"event": name, "timeout_s": timeout_s})
+            until = None if timeout_s is None else self.recorder.clock() + timedelta(seconds=timeout_s)
+            return await self._wait(branch, slot, "event", until, lambda result: Done(plain(result, f"Event {name!r}")))
+
+    async def _wait(
+        self,
+        branch: Branch,
+        slot: Slot,
+        kind: WaitKind,
+        until: datetime | None,
+        settled: Callable[[Any], Done],
+        data: Any = None,
+    ) -> Any:
+        """Return what the journal has of a wait, or what resolved it, recorded; else park."""
+        found = self.recorder.recall(slot)
+        if found is not None:
+            await self.recorder.breathe()
+            return plain(found.output)
+        key = wait_key(slot.key)
+        if key in self.recorder.resolved:
+            return await self.recorder.after(branch, slot, settled(self.recorder.resolved[key]))
+        await self.recorder.flush(branch)
+        await self.parking.park(Waiting(key, kind, until, data))
+        raise AssertionError("a parked line does not go on")
 
     # --- values --------------------------------------------------------------------------------------------------
 
@@ -335,7 +407,7 @@ def _attempt(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, BaseEx
         return None, error
 
 
-async def _follow(branch: Branch, work: Coroutine[Any, Any, Any], room: asyncio.Semaphore) -> Any:
-    async with room:
-        enter_task(branch)
-        return await contained(lambda: work)
+async def _follow(branch: Branch, work: Coroutine[Any, Any, Any], let_in: Awaitable[None]) -> Any:
+    await let_in
+    enter_task(branch)
+    return await contained(lambda: work)

@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol
 
 from agents.runtime.types import ModelCall, Reply, ToolCall, ToolResult, ToolSpec, Usage
 
-StepKind = Literal["model", "compose", "tool", "step", "value", "emit"]
+StepKind = Literal["model", "compose", "tool", "step", "value", "emit", "wait"]
+WaitKind = Literal["person", "tool", "event", "child", "time"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,25 @@ class StepRecord:
     turns: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a parked line of a run waits for. ``until`` is the time itself, or the deadline of any other kind."""
+
+    key: str
+    kind: WaitKind
+    until: datetime | None = None
+    #: What whoever resolves it has to know, JSON.
+    data: Any = None
+
+
 class Journal(Protocol):
     """Where a run's steps are kept."""
 
     async def load(self) -> Mapping[str, Recorded]:
         """Return every recorded step of the run's current epoch, by key."""
+
+    async def resolved(self) -> Mapping[str, Any]:
+        """Return the results of the waits that are over, by key; JSON, None of a wait whose time or deadline came."""
 
     async def record(self, record: StepRecord) -> None:
         """Keep the step (a failed one only as an event).
@@ -194,6 +209,11 @@ class MemoryJournal:
     steps: dict[str, Recorded] = field(default_factory=dict)
     failures: list[StepRecord] = field(default_factory=list)
     records: list[StepRecord] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict)
+
+    async def resolved(self) -> Mapping[str, Any]:
+        """Return what it was given."""
+        return dict(self.results)
 
     async def load(self) -> Mapping[str, Recorded]:
         """Return the steps."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -56,6 +56,8 @@ class Recorder:
         self._markers: list[StepRecord] = []
         self._flushing = asyncio.Lock()
         self._replayed = 0
+        #: Results of waits that are over, by key.
+        self.resolved: Mapping[str, Any] = {}
         #: Finished steps, those of earlier claims among them.
         self.steps = 0
 
@@ -66,6 +68,7 @@ class Recorder:
             JournalUnavailable: it could not be read.
         """
         self._recorded = dict(await self._guarded(self._journal.load()))
+        self.resolved = await self._guarded(self._journal.resolved())
         self._unread = set(self._recorded)
         self.steps = len(self._recorded)
         return list(self._recorded.values())
@@ -141,6 +144,13 @@ class Recorder:
             raise error from error.__cause__
         await self.keep(slot, done, started)
         return plain(done.output)  # a copy: what the program does to it must not reach the journal
+
+    async def after(self, branch: Branch, slot: Slot, done: Done) -> Any:
+        """Record the end of a wait that is over and return its output."""
+        await self.flush(branch)
+        self.measure(slot, done.output)
+        await self.keep(slot, done, await self.begin(slot))
+        return plain(done.output)
 
     async def begin(self, slot: Slot) -> datetime:
         """Tell that the step's work begins, and return when."""

@@ -13,6 +13,7 @@ from agents.runtime.context import RunContext
 from agents.runtime.errors import Misuse, OutputTooLarge, ProgramError, RunError, WallClockExceeded
 from agents.runtime.meter import Totals
 from agents.runtime.parallel import contained
+from agents.runtime.parking import RunParked
 from agents.runtime.plain import canonical, plain
 from agents.runtime.ports import Superseded
 from agents.runtime.types import Reply
@@ -38,16 +39,25 @@ async def execute(program: Program, ctx: RunContext) -> RunResult:
 
     Raises:
         RunError: the run failed. Anything else that the program raised is a ProgramError with a fingerprint.
+        RunParked: nothing in it can go on before a wait is over.
         Superseded: another process owns the run.
     """
     task = asyncio.create_task(_main(program, ctx))
+    quiet = asyncio.create_task(ctx.parking.quiet.wait())
     try:
-        done, _ = await asyncio.wait({task}, timeout=max(0.0, ctx.left_s()))
+        await asyncio.wait({task, quiet}, timeout=max(0.0, ctx.left_s()), return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError as error:
         ctx.gate.stop(error)
         await _unwind(task, ctx)
         raise
-    if not done:
+    finally:
+        quiet.cancel()
+    if not task.done() and ctx.parking.quiet.is_set():
+        waits = ctx.parking.waits
+        ctx.gate.stop(asyncio.CancelledError("The run is parked."))
+        await _unwind(task, ctx)
+        raise RunParked(waits)
+    if not task.done():
         ctx.gate.stop(asyncio.CancelledError("The time is up."))
         await _unwind(task, ctx)
         if isinstance(ctx.gate.stopped, RunError | Superseded):

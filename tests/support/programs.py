@@ -59,3 +59,13 @@ async def slowly(ctx: RunContext) -> dict[str, Any]:
     for _ in range(20):
         await ctx.step("nap", asyncio.sleep, 0.1)
     return {"text": "rested"}
+
+
+@program("test-patiently")
+async def patiently(ctx: RunContext) -> dict[str, Any]:
+    """Note something, sleep and wait for an event side by side, note something again."""
+    file = ctx.input["file"]
+    await ctx.step("before", note, file, "before")
+    _, paid = await ctx.gather(ctx.sleep(3600), ctx.wait_event("paid", timeout_s=7200))
+    await ctx.step("after", note, file, "after")
+    return {"paid": paid, "age_over_an_hour": ctx._age_s() > 3600}
