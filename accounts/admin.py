@@ -1,11 +1,11 @@
-"""API tokens in Django admin. Users and groups are Django's own pages."""
+"""API tokens, users and groups in Django admin."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -13,12 +13,18 @@ from django.utils import timezone
 from accounts import tokens
 from accounts.actors import actor_of
 from accounts.models import ApiToken
+from accounts.people_admin import AuditedGroupAdmin, AuditedUserAdmin
 from audit.history_admin import HistoryAdmin
+
+# Django's own pages are registered by now: ours are made from them.
+admin.site.unregister([User, Group])
+admin.site.register(User, AuditedUserAdmin)
+admin.site.register(Group, AuditedGroupAdmin)
 
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(HistoryAdmin[ApiToken]):
-    """Tokens are made by `manage.py create_token`, which shows the secret once; here they are seen and revoked."""
+    """Tokens are made on their owners' page or by `manage.py create_token`; here all are seen and revoked."""
 
     list_display = ("name", "user", "beginning", "scope_list", "state", "created_at", "last_used_at", "expires_at")
     list_select_related = ("user",)

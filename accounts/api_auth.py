@@ -46,7 +46,7 @@ class Caller:
 
     def actor(self, request: HttpRequest) -> Actor:
         """Return the caller for the audit trail."""
-        return actor_of(request, self.user)
+        return actor_of(request, self.user, token_id=self.token.pk if self.token else None)
 
 
 def caller_of(request: HttpRequest) -> Caller:

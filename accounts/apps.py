@@ -11,7 +11,10 @@ class AccountsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Ask for the groups after each migration."""
-        from accounts import roles
+        """Ask for the groups after each migration, and hear of everybody who signs out."""
+        from django.contrib.auth.signals import user_logged_out
+
+        from accounts import login, roles
 
         post_migrate.connect(roles.make_groups, sender=self)
+        user_logged_out.connect(login.note_sign_out, dispatch_uid="accounts.note_sign_out")

@@ -6,25 +6,30 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from django.contrib import admin
 from django.contrib.auth import views
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.models import User
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
 from accounts import devices, gate, throttle
-from accounts.actors import actor_of
+from accounts.actors import actor_of, client_address
 from accounts.throttle import Attempt, TooManyAttempts
 from audit import trail
 
 logger = logging.getLogger(__name__)
 
 BUSY_RETRY_S = 3
+#: What the trail calls whoever could not sign in.
+SOMEBODY = "somebody"
 #: What a counter counts, for the trail.
 WHENCE = {
     "device": "from one known browser",
@@ -75,7 +80,10 @@ class LoginView(views.LoginView):
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         """Sign the person in."""
         self.was_right = True
-        return super().form_valid(form)
+        with transaction.atomic():
+            response = super().form_valid(form)
+            trail.record(actor_of(self.request), "login.succeed", "user", self.request.user.pk)
+        return response
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
         """Show the page again."""
@@ -83,17 +91,28 @@ class LoginView(views.LoginView):
         return super().form_invalid(form)
 
     def note_failure(self, attempt: Attempt, account: str) -> None:
-        """Log the attempt; write to the trail when it is one too many. What was typed as a name may be a password."""
-        address = throttle.client_address(self.request)
+        """Log the attempt, and write it to the trail within bounds. What was typed as a name may be a password.
+
+        The bounds are the same whether there is such an account or not, so that they do not tell either.
+        """
+        address = client_address(self.request)
         logger.warning("a sign-in failed", extra={"action": "login_failed", "address": address})
+        last = throttle.may_note(account)
+        if last is None and not attempt.reached:
+            return
+        user = User.objects.filter(username=account).first() if "\0" not in account else None
+        target = user.pk if user else ""
+        # Whoever it was, it is not known to be the account's owner.
+        actor = replace(actor_of(self.request), user=None)
+        if last is not None:
+            note = "More of them within the hour are in the log alone." if last else ""
+            trail.record(replace(actor, known_as=SOMEBODY), "login.fail", "user", target, note=note)
         if attempt.reached:
-            user = User.objects.filter(username=account).first() if "\0" not in account else None
             trail.record(
-                # Whoever it was, it is not known to be the account's owner.
-                replace(actor_of(self.request), user=None),
+                actor,
                 "login.throttle",
                 "user",
-                user.pk if user else "",
+                target,
                 note=f"Too many failed sign-ins {WHENCE[attempt.reached[0]]}. The last came from {address}.",
             )
 
@@ -113,6 +132,20 @@ def for_admin(request: HttpRequest) -> HttpResponse:
     if not request.user.is_staff:
         raise PermissionDenied("Django admin is for staff.")
     return redirect("admin:index")
+
+
+def change_password(request: HttpRequest) -> HttpResponse:
+    """Show Django admin's page for one's own password, and tell the trail when it was changed."""
+    response = admin.site.admin_view(admin.site.password_change)(request)
+    if getattr(response, "url", None) == reverse("admin:password_change_done"):
+        trail.record(actor_of(request), "user.change", "user", request.user.pk, after={"password": "changed"})
+    return response
+
+
+def note_sign_out(request: HttpRequest, user: User | None, **kwargs: object) -> None:
+    """Tell the trail that somebody signed out, here or in Django admin."""
+    if user is not None:
+        trail.record(actor_of(request, user), "logout", "user", user.pk)
 
 
 def _words(seconds: int) -> str:

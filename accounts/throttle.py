@@ -26,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from accounts import devices
+from accounts.actors import client_address
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ PER_ACCOUNT_AND_ADDRESS = 10
 PER_ADDRESS = 50
 #: … and for one account from any address.
 PER_ACCOUNT = 100
+#: The trail takes so many failed sign-ins within an hour under one name, and under all names. The log has each.
+NOTED_PER_NAME, NOTED_IN_ALL, NOTED_S = 20, 500, 3600
 
 #: KEYS: for each counter its own key and the one that is there while one has to wait. ARGV: WINDOW, FIRST, LONGEST,
 #: REMEMBER, then each counter's bound. Returns the milliseconds to wait, and which counters have now reached theirs.
@@ -69,6 +72,16 @@ for i = 1, #KEYS, 2 do
   end
 end
 """
+#: KEYS: the counter of a name, and of all. ARGV: the bound of each, NOTED_S. Returns 0: no; 1: yes; 2: the last one.
+NOTE = """
+local count = {0, 0}
+for i = 1, 2 do
+  count[i] = redis.call('INCR', KEYS[i])
+  if count[i] == 1 then redis.call('EXPIRE', KEYS[i], ARGV[3]) end
+  if count[i] > tonumber(ARGV[i]) then return {0} end
+end
+return {(count[1] == tonumber(ARGV[1]) or count[2] == tonumber(ARGV[2])) and 2 or 1}
+"""
 
 
 class TooManyAttempts(Exception):
@@ -90,8 +103,8 @@ class Counter:
     @property
     def keys(self) -> tuple[str, str]:
         """Its keys in Redis: the count, and the wait."""
-        digest = hashlib.sha256(self.name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        return f"astra:signing-in:{self.kind}:{digest}", f"astra:signing-in:{self.kind}:{digest}:wait"
+        key = f"astra:signing-in:{self.kind}:{_digest(self.name)}"
+        return key, f"{key}:wait"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +142,16 @@ def begin(request: HttpRequest, account: str) -> Attempt:
     return Attempt(counters, [counters[place].kind for place in reached])
 
 
+def may_note(account: str) -> bool | None:
+    """Tell whether the trail takes one more failed sign-in now: None if not, True if it is the last for a while.
+
+    Without Redis it takes none: nothing else bounds them.
+    """
+    keys = [f"astra:noted-sign-ins:{_digest(devices.account_name(account))}", "astra:noted-sign-ins"]
+    found = _script(NOTE, keys, [NOTED_PER_NAME, NOTED_IN_ALL, NOTED_S])
+    return None if not found or not found[0] else found[0] == 2
+
+
 def _counters(request: HttpRequest, account: str) -> Iterator[Counter]:
     account = devices.account_name(account)
     if device := devices.known(request, account):
@@ -138,12 +161,6 @@ def _counters(request: HttpRequest, account: str) -> Iterator[Counter]:
     yield Counter("pair", f"{address} {account}", PER_ACCOUNT_AND_ADDRESS)
     yield Counter("address", address, PER_ADDRESS)
     yield Counter("account", account, PER_ACCOUNT)
-
-
-def client_address(request: HttpRequest) -> str:
-    """Return the address that the request comes from: behind a trusted proxy, the last one that it added."""
-    forwarded = request.headers.get("X-Forwarded-For", "") if settings.SECURE_PROXY_SSL_HEADER else ""
-    return forwarded.rpartition(",")[2].strip() or str(request.META.get("REMOTE_ADDR", ""))
 
 
 def _network(address: str) -> str:
@@ -158,12 +175,19 @@ def _network(address: str) -> str:
 def _run(script: str, counters: Sequence[Counter], arguments: Sequence[int]) -> list[int]:
     if not counters:
         return []
-    keys = [key for counter in counters for key in counter.keys]
+    return _script(script, [key for counter in counters for key in counter.keys], arguments)
+
+
+def _script(script: str, keys: Sequence[str], arguments: Sequence[int]) -> list[int]:
     try:
         return cast("list[int]", _client(settings.REDIS_URL).register_script(script)(keys, arguments) or [])
     except redis.RedisError as error:
         _warn(error)
         return []
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _warn(error: Exception) -> None:

@@ -12,6 +12,7 @@ class AuditEntry(models.Model):
     at = models.DateTimeField(auto_now_add=True)
     actor = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.DO_NOTHING, db_constraint=False)
     actor_name = models.CharField(max_length=150, help_text="As it was then; the user may be gone by now.")
+    token_id = models.BigIntegerField(null=True, help_text="The API token it was done with; none in the site.")
     action = models.CharField(max_length=60)
     target_type = models.CharField(max_length=40)
     target_id = models.CharField(max_length=64)
@@ -32,6 +33,8 @@ class AuditEntry(models.Model):
             models.Index(fields=["action", "-id"], name="audit_by_action"),
             # … and of one span of time.
             models.Index(fields=["at"], name="audit_by_time"),
+            # … and of one request.
+            models.Index(fields=["request_id", "-id"], condition=~models.Q(request_id=""), name="audit_by_request"),
         ]
 
     def __str__(self) -> str:

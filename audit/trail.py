@@ -9,6 +9,8 @@ from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 
 from audit.models import AuditEntry
 
+NAME_LENGTH = AuditEntry._meta.get_field("actor_name").max_length
+
 
 @dataclass(frozen=True, slots=True)
 class Actor:
@@ -19,6 +21,8 @@ class Actor:
     request_id: str = ""
     #: What they were called, where the user may be gone by now.
     known_as: str = ""
+    #: The API token that they act with; None in the site.
+    token_id: int | None = None
 
     @property
     def name(self) -> str:
@@ -49,7 +53,8 @@ def record(
     """Append one entry in the caller's transaction, so that the deed and its record stand or fall together."""
     AuditEntry.objects.create(
         actor_id=actor.user_id,
-        actor_name=actor.name,
+        actor_name=actor.name[:NAME_LENGTH],
+        token_id=actor.token_id,
         action=action,
         target_type=target_type,
         target_id=str(target_id),

@@ -172,7 +172,10 @@ class Rename(_Action):
         if len(title) > MAX_TITLE:
             raise bad_input(("title",), f"a title may have {MAX_TITLE} characters")
         conversation = self._own(conversation_id)
-        Conversation.objects.filter(pk=conversation.pk).update(title=title)
+        with transaction.atomic():
+            Conversation.objects.filter(pk=conversation.pk).update(title=title)
+            # Without the words: they are the person's, and go with the conversation; the trail stays.
+            trail.record(self.actor, "conversation.rename", "conversation", conversation.pk)
         conversation.title = title
         return conversation
 

@@ -21,7 +21,7 @@ from django.db import Error as DatabaseError
 from django.http.cookie import parse_cookie
 
 from accounts import api_auth
-from accounts.actors import address_of
+from accounts.actors import address_of, peer
 from accounts.api_auth import Caller
 from accounts.problems import NotFound, Problem, Unauthenticated
 from agents.chat import audience, exchange, frames, host
@@ -237,7 +237,10 @@ class ChatConsumer(AsyncWebsocketConsumer):
     def _actor(self) -> Actor:
         assert self._caller is not None
         client = self.scope.get("client")
-        return Actor(user=self._caller.user, address=address_of(client[0]) if client else None)
+        forwarded = b",".join(value for name, value in self.scope["headers"] if name == b"x-forwarded-for")
+        address = peer(client[0] if client else "", forwarded.decode("latin-1"))
+        token = self._caller.token
+        return Actor(user=self._caller.user, address=address_of(address), token_id=token.pk if token else None)
 
 
 class Outbox:

@@ -15,6 +15,7 @@ from django.test import Client, RequestFactory
 from pytest_django import Settings
 
 from accounts import devices, gate, throttle
+from accounts.actors import client_address
 from accounts.throttle import PER_ACCOUNT, PER_ACCOUNT_AND_ADDRESS, PER_ADDRESS, TooManyAttempts
 from audit.models import AuditEntry
 
@@ -181,10 +182,11 @@ def test_the_trail_tells_of_too_many_once_and_of_no_name_that_is_none(olga: User
     for name in ("olga", "my secret password", "a\0b"):
         for _ in range(PER_ACCOUNT_AND_ADDRESS + 3):
             sign_in("wrong", name=name)
-    found = [(entry.action, entry.actor_name, entry.target_id, entry.address) for entry in AuditEntry.objects.all()]
+    told = AuditEntry.objects.filter(action="login.throttle")
+    found = [(entry.action, entry.actor_name, entry.target_id, entry.address) for entry in told]
     about = [str(olga.pk), "", ""]
     assert found == [("login.throttle", "astra", target, "127.0.0.1") for target in about][::-1]
-    notes = [entry.note for entry in AuditEntry.objects.all()]
+    notes = [entry.note for entry in told]
     assert set(notes) == {"Too many failed sign-ins from one address. The last came from 127.0.0.1."}
 
 
@@ -202,9 +204,9 @@ def test_attempts_at_the_same_moment_do_not_slip_past_the_bound() -> None:
 
 def test_behind_a_trusted_proxy_the_last_address_it_tells_counts(settings: Settings) -> None:
     request = RequestFactory().post(LOGIN, REMOTE_ADDR="10.0.0.1", headers={"X-Forwarded-For": "6.6.6.6, 192.0.2.7"})
-    assert throttle.client_address(request) == "10.0.0.1"
+    assert client_address(request) == "10.0.0.1"
     settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-    assert throttle.client_address(request) == "192.0.2.7"
+    assert client_address(request) == "192.0.2.7"
 
 
 def test_without_redis_one_can_still_sign_in(olga: User, settings: Settings) -> None:
@@ -265,3 +267,43 @@ def test_django_admin_is_entered_through_the_same_page(olga: User) -> None:
     olga.is_staff = True
     olga.save()
     assert client.get("/admin/login/?next=https://evil.example/")["Location"] == "/admin/"
+
+
+def told() -> list[tuple[str, str, str, str | None]]:
+    """Return what the trail tells, the oldest first."""
+    return list(AuditEntry.objects.order_by("id").values_list("action", "actor_name", "target_id", "address"))
+
+
+def test_signing_in_and_out_is_in_the_trail(olga: User) -> None:
+    client = Client()
+    sign_in("right", client=client)
+    client.post("/accounts/logout/")
+    found = [("login.succeed", "olga", str(olga.pk), "127.0.0.1"), ("logout", "olga", str(olga.pk), "127.0.0.1")]
+    assert told() == found
+
+
+def test_a_failed_sign_in_is_in_the_trail_without_what_was_typed(olga: User) -> None:
+    sign_in("wrong")
+    sign_in("wrong", name="my secret password")
+    assert told() == [
+        ("login.fail", "somebody", str(olga.pk), "127.0.0.1"),
+        ("login.fail", "somebody", "", "127.0.0.1"),
+    ]
+    assert "secret" not in str(list(AuditEntry.objects.values()))
+
+
+def test_failed_sign_ins_do_not_flood_the_trail(olga: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle, "NOTED_PER_NAME", 2)
+    monkeypatch.setattr(throttle, "NOTED_IN_ALL", 5)
+    for name in ("olga", "nobody", "noone"):
+        for _ in range(4):
+            sign_in("wrong", name=name)
+    notes = list(AuditEntry.objects.filter(action="login.fail").order_by("id").values_list("note", flat=True))
+    last = "More of them within the hour are in the log alone."
+    assert notes == ["", last, "", last, last]
+
+
+def test_the_trail_has_the_address_that_a_trusted_proxy_tells(olga: User, settings: Settings) -> None:
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    Client().post(LOGIN, {"username": "olga", "password": "right"}, headers={"X-Forwarded-For": "6.6.6.6, 192.0.2.7"})
+    assert [address for *_, address in told()] == ["192.0.2.7"]
