@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from accounts import login, preferences
+from accounts import login, preferences, token_views
 from agents.chat import views as chat
 from astra_site import health, problems
 
@@ -16,8 +16,11 @@ urlpatterns = [
     path("readyz", health.readyz, name="readyz"),
     path("accounts/login/", login.LoginView.as_view(), name="login"),
     path("accounts/logout/", LogoutView.as_view(), name="logout"),
+    path("accounts/tokens/", token_views.tokens, name="tokens"),
+    path("accounts/tokens/<int:token_id>/revoke/", token_views.revoke, name="token-revoke"),
     path("accounts/theme/", preferences.set_theme, name="theme"),
     path("admin/login/", login.for_admin),
+    path("admin/password_change/", login.change_password),
     path("admin/", admin.site.urls),
     path("api/v1/", include("astra_site.api")),
     path("chat/", include("agents.chat.urls")),
