@@ -17,7 +17,7 @@ class Migration(migrations.Migration):
                 (
                     "minute",
                     models.DateTimeField(
-                        help_text="When the minute began. Those long past are folded into one row, `EPOCH`."
+                        help_text="When the minute began; `EPOCH` for the sums of all that was ever counted."
                     ),
                 ),
                 ("lane", models.CharField(max_length=40)),

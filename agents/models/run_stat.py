@@ -9,9 +9,9 @@ from agents.models.declared import MODE_CHOICES
 
 
 class RunStat(models.Model):
-    """Runs that ended in one minute, of one lane, mode and outcome. Buckets follow `agents.run_stats`."""
+    """Runs that ended in one minute, of one lane, mode and outcome. Buckets as `agents.run_stats` has them."""
 
-    minute = models.DateTimeField(help_text="When the minute began. Those long past are folded into one row, `EPOCH`.")
+    minute = models.DateTimeField(help_text="When the minute began; `EPOCH` for the sums of all that was ever counted.")
     lane = models.CharField(max_length=40)
     mode = models.CharField(max_length=20, choices=MODE_CHOICES)
     outcome = models.CharField(max_length=10)
