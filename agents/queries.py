@@ -26,6 +26,8 @@ M = TypeVar("M", bound=Model)
 
 #: Words that no more tasks than this hold are rare.
 RARE_UP_TO = 500
+#: What stands before a fingerprint that is nothing else, not even words. Nothing after it: failures without one.
+EXACTLY = "="
 _WORDS = re.compile(r"\w+")
 _HEX = re.compile(r"[0-9a-f]{8,32}")
 
@@ -159,17 +161,27 @@ def error(run: Run) -> dict[str, Any] | None:
 def failed_alike(runs: QuerySet[Run], text: str) -> QuerySet[Run]:
     """Return the tasks whose last failure has this fingerprint, or whose title, detail or type holds all these words.
 
-    A fingerprint that no task has is read as words.
+    A fingerprint that no task has is read as words, unless it stands after `EXACTLY`.
     """
     failed = Job.objects.filter(HAS_ERROR)
-    alike = failed.alias(alike=FINGERPRINT).filter(alike=text)
-    if not alike.exists():
+    alike = failed.alias(alike=FINGERPRINT).filter(alike=text.removeprefix(EXACTLY))
+    if not text.startswith(EXACTLY) and not alike.exists():
         words = _WORDS.findall(text)
         if not words:
             return runs.none()
         query = SearchQuery(" & ".join(f"{word}:*" for word in words), config="simple", search_type="raw")
         alike = failed.filter(SearchVectorExact(SEARCHED_ERROR, query))
     return runs.filter(job__in=alike)
+
+
+def exactly(text: str) -> str:
+    """Return what finds the same failures at any later time: a fingerprint stays one when no task has it any more."""
+    if (
+        text.startswith(EXACTLY)
+        or not Job.objects.filter(HAS_ERROR).alias(alike=FINGERPRINT).filter(alike=text).exists()
+    ):
+        return text
+    return EXACTLY + text
 
 
 def by_id(runs: QuerySet[Run], text: str) -> QuerySet[Run]:

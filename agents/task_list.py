@@ -44,7 +44,7 @@ class ListFilter:
     endpoint: str = ""
     agent: str = ""
     user: str = ""
-    #: A failure's fingerprint, or words of what was said of it.
+    #: A failure's fingerprint (after `queries.EXACTLY` nothing else), or words of what was said of it.
     error: str = ""
     lane: str = ""
     mode: str = ""
@@ -77,6 +77,8 @@ class ListFilter:
             at = moment(found.get(name, ""))
             if at is not None:
                 found[name] = at.isoformat()
+        if self.error:
+            found["error"] = queries.exactly(self.error)
         return found
 
     def any_but_state(self) -> bool:
