@@ -93,7 +93,9 @@ class Migration(migrations.Migration):
             model_name="job",
             index=models.Index(
                 django.db.models.functions.comparison.Coalesce(
-                    django.db.models.fields.json.KeyTextTransform("fingerprint", "error"), models.Value("")
+                    django.db.models.fields.json.KeyTextTransform("fingerprint", "error"),
+                    models.Value(""),
+                    output_field=models.TextField(),
                 ),
                 models.F("finished_at"),
                 condition=models.Q(("state", "dead")),
@@ -104,7 +106,9 @@ class Migration(migrations.Migration):
             model_name="job",
             index=models.Index(
                 django.db.models.functions.comparison.Coalesce(
-                    django.db.models.fields.json.KeyTextTransform("fingerprint", "error"), models.Value("")
+                    django.db.models.fields.json.KeyTextTransform("fingerprint", "error"),
+                    models.Value(""),
+                    output_field=models.TextField(),
                 ),
                 models.OrderBy(models.F("id"), descending=True),
                 condition=models.Q(("error__isnull", False), models.Q(("state", "succeeded"), _negated=True)),

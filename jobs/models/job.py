@@ -14,7 +14,7 @@ from jobs.models.worker import Worker
 from jobs.states import ENDED, State
 
 #: What groups failures that are alike: the class of the exception and our innermost frame, as a hash or in words.
-FINGERPRINT = Coalesce(KeyTextTransform("fingerprint", "error"), Value(""))
+FINGERPRINT = Coalesce(KeyTextTransform("fingerprint", "error"), Value(""), output_field=models.TextField())
 #: What a failure is searched by: the beginning of what was said of it.
 SEARCHED_ERROR = SearchVector(
     Left(Coalesce(KeyTextTransform("title", "error"), Value("")), 500),
