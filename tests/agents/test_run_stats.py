@@ -150,6 +150,21 @@ def test_a_gap_of_hours_is_made_up_for_an_hour_at_a_time() -> None:
     assert total().runs == 5
 
 
+def test_a_backlog_of_very_many_runs_is_counted_in_smaller_bites(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_count, "RUNS_AT_ONCE", 2)
+    sweep()
+    for _ in range(3):
+        ended(minutes(200.5))
+    since = minute_of(timezone.now()) - minutes(210)
+    RunStatCursor.objects.update(counted_until=since)
+    assert [sweep() for _ in range(2)] == [1, 1]
+    RunStatCursor.objects.update(counted_until=since - minutes(8))
+    assert [sweep() for _ in range(2)] == [10, 1]
+    monkeypatch.setattr(run_count, "RUNS_AT_ONCE", 3)
+    assert sweep() == 60
+    assert total().runs == 3
+
+
 def test_what_has_just_ended_is_not_counted_before_it_has_settled() -> None:
     ended(timedelta(seconds=2))
     count_all()
