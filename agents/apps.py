@@ -13,14 +13,15 @@ class AgentsConfig(AppConfig):
 
     def ready(self) -> None:
         """Give `jobs` the handler of runs, and tell processes what they have loaded, what to serve and to close."""
-        from agents import handler, registry, run_count, services
+        from agents import handler, registry, run_count, services, task_selection
         from agents.chat import escape
-        from jobs import handlers, sweeps
+        from jobs import bulk, handlers, sweeps
         from jobs.process import hooks
 
         handlers.register(handler.NAME, handler.RunHandler())
         sweeps.register_sweep("messages to hand over", escape.sweep, every_s=escape.SWEEP_EVERY_S)
         sweeps.register_sweep("ended runs", run_count.sweep, every_s=run_count.SWEEP_EVERY_S)
+        bulk.register_selector(task_selection.SELECTOR)
         hooks.capabilities = registry.capabilities
         hooks.before_forks.append(services.preload)
         hooks.on_shutdown.append(services.close)
