@@ -8,3 +8,11 @@ class AstraSiteConfig(AppConfig):
 
     name = "astra_site"
     verbose_name = "Astra"
+
+    def ready(self) -> None:
+        """Have the schedulers seal the audit trail: the ground imports nothing, so the roof registers its sweep."""
+        from audit import chain
+        from jobs.sweeps import register_sweep
+
+        register_sweep("audit chain", chain.seal, every_s=5.0)
+        register_sweep("late audit entries", lambda: chain.seal(look_back=None), every_s=3600.0)

@@ -39,3 +39,24 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.actor_name} {self.action} {self.target_type} {self.target_id}"
+
+
+class AuditSeal(models.Model):
+    """A link of the chain: the place of one entry in it, and a hash over the entry and the link before.
+
+    Append-only like the entries. Whoever changes, removes or slips in an entry breaks every hash from there on: see
+    `audit.chain`.
+    """
+
+    place = models.BigIntegerField(primary_key=True, help_text="1, 2, 3 …, without a gap.")
+    entry = models.OneToOneField(
+        AuditEntry, on_delete=models.DO_NOTHING, db_constraint=False, related_name="seal", help_text="The entry."
+    )
+    digest = models.CharField(max_length=64, help_text="SHA-256 over the link before and the entry.")
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-place"]
+
+    def __str__(self) -> str:
+        return f"{self.place} {self.digest[:12]}"
