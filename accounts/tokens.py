@@ -22,6 +22,7 @@ SCOPES = {
     "agents:read": "List agents and endpoints.",
     "chat:read": "Read one's own conversations.",
     "chat:write": "Begin, rename and delete one's own conversations, and send messages in them.",
+    "metrics:read": "Read the figures of everybody's work; a token of an operator only.",
 }
 
 MARK = "astra_"

@@ -9,14 +9,15 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Body, Query, Router
 
 from accounts.api_auth import ApiAuth, caller_of
-from accounts.problems import NotFound, Problem
-from agents import invoke, queries, registry
+from accounts.problems import Forbidden, NotFound, Problem
+from agents import invoke, mode_figures, queries, registry
 from agents.api_shapes import (
     Accepted,
     AgentList,
     AgentOut,
     EndpointList,
     EndpointOut,
+    ModeMetricsList,
     QueryText,
     RedriveRequest,
     StepList,
@@ -25,6 +26,7 @@ from agents.api_shapes import (
     TaskRequest,
     idempotency_header,
     links_of,
+    mode_out,
     step_out,
     task_in_list,
     task_out,
@@ -40,6 +42,7 @@ router = Router(tags=["tasks"])
 declared = Router(tags=["agents"])
 
 READ, WRITE, AGENTS = ApiAuth("tasks:read"), ApiAuth("tasks:write"), ApiAuth("agents:read")
+METRICS = ApiAuth("metrics:read")
 PRIORITIES = {"normal": None, "high": Priority.P0}
 
 
@@ -189,6 +192,16 @@ def list_agents(request: HttpRequest) -> AgentList:
         )
         entry.endpoints.append(endpoint.name)
     return AgentList(items=sorted(bound.values(), key=lambda entry: (entry.name, entry.version)))
+
+
+@declared.get("/metrics/modes", auth=METRICS, response=ModeMetricsList, summary="Get the figures of every mode")
+def get_mode_metrics(request: HttpRequest) -> ModeMetricsList:
+    """Return what the runs of each mode came to in the last day. For operators: the figures are of everybody's runs."""
+    if not caller_of(request).is_operator:
+        raise Forbidden("The figures are of everybody's runs: they are for operators and their tokens.")
+    return ModeMetricsList(
+        window_hours=mode_figures.WINDOW_H, items=[mode_out(figures) for figures in mode_figures.mode_figures()]
+    )
 
 
 def _visible_run(request: HttpRequest, task_id: UUID) -> Run:

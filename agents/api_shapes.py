@@ -10,6 +10,7 @@ from ninja.params.functions import Header
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from agents import queries
+from agents.mode_figures import ModeFigures
 from agents.models import Run, Step
 from agents.runtime.types import Budget
 from jobs.states import State
@@ -184,6 +185,37 @@ class AgentList(BaseModel):
     items: list[AgentOut]
 
 
+class Spread(BaseModel):
+    """How long it took, seconds; null where nothing was measured."""
+
+    p50_seconds: float | None
+    p95_seconds: float | None
+    budget_seconds: float | None = Field(description="What 95 % should stay within; null where the mode has no budget.")
+
+
+class ModeMetrics(BaseModel):
+    """What the runs of a mode came to."""
+
+    mode: str
+    runs: int = Field(description="Runs of the window; if `more`, the newest of them.")
+    more: bool = Field(description="There were more runs than were looked at: all figures are those of the newest.")
+    failures: int = Field(description="Of these, dead letters.")
+    latency: Spread = Field(description="From submission to success. Redriven runs are left out.")
+    first_token: Spread = Field(description="From a message to the first text of its answer.")
+    cost_usd: float | None = Field(description="Null once a model without a known price was used.")
+    score: float | None = Field(description="Mean of the judged runs, 0 to 1; null if none was judged.")
+    judged: int
+    baseline: float | None = Field(description="The expected score; null where there is none.")
+    drift: float | None = Field(description="`score` less `baseline`; null where one of them is missing.")
+
+
+class ModeMetricsList(BaseModel):
+    """The figures of every mode."""
+
+    window_hours: int = Field(description="Runs submitted, and scores given, in so many hours before now.")
+    items: list[ModeMetrics]
+
+
 def links_of(task_id: UUID) -> Links:
     """Return where to go from a task."""
     base = f"/api/v1/tasks/{task_id}"
@@ -218,6 +250,31 @@ def _listed(run: Run) -> dict[str, Any]:
         "finished_at": job.finished_at,
         "links": links_of(job.pk),
     }
+
+
+def mode_out(figures: ModeFigures) -> ModeMetrics:
+    """Return a mode's figures as the API answers them."""
+    return ModeMetrics(
+        mode=figures.policy.mode.value,
+        runs=figures.runs,
+        more=figures.more,
+        failures=figures.failures,
+        latency=Spread(
+            p50_seconds=figures.p50_s,
+            p95_seconds=figures.p95_s,
+            budget_seconds=figures.budget_s,
+        ),
+        first_token=Spread(
+            p50_seconds=figures.first_token_p50_s,
+            p95_seconds=figures.first_token_p95_s,
+            budget_seconds=figures.first_token_budget_s,
+        ),
+        cost_usd=float(figures.cost_usd) if figures.cost_known else None,
+        score=figures.score,
+        judged=figures.judged,
+        baseline=figures.policy.baseline,
+        drift=figures.drift,
+    )
 
 
 def step_out(step: Step) -> JournalStep:

@@ -9,6 +9,8 @@ from django.db import connection
 
 from agents.modes import POLICIES, ModePolicy
 
+#: The window. Hours.
+WINDOW_H = 24
 #: Of each mode, as many of the newest runs of the window are looked at.
 RUNS_UP_TO = 5_000
 
@@ -27,6 +29,7 @@ class ModeFigures:
     p50_s: float | None
     p95_s: float | None
     #: From the message to the first text of its answer, seconds; None where nothing streamed.
+    first_token_p50_s: float | None
     first_token_p95_s: float | None
     #: What is known of the cost; ``cost_known`` tells whether that is all of it.
     cost_usd: Decimal
@@ -66,8 +69,8 @@ class ModeFigures:
 
 
 _FIGURES = f"""
-SELECT m.mode, f.runs, f.failures, f.p50, f.p95, f.first, coalesce(f.cost, 0), coalesce(f.cost_known, true),
-       s.score, s.judged
+SELECT m.mode, f.runs, f.failures, f.p50, f.p95, f.first50, f.first95,
+       coalesce(f.cost, 0), coalesce(f.cost_known, true), s.score, s.judged
 FROM unnest(%s::text[]) WITH ORDINALITY AS m(mode, place)
 CROSS JOIN LATERAL (
     SELECT count(*) AS runs,
@@ -76,18 +79,19 @@ CROSS JOIN LATERAL (
                FILTER (WHERE j.state = 'succeeded' AND j.generation = 1) AS p50,
            percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM j.finished_at - j.created_at)::float)
                FILTER (WHERE j.state = 'succeeded' AND j.generation = 1) AS p95,
-           percentile_cont(0.95) WITHIN GROUP (ORDER BY r.first_token_ms / 1000.0::float) AS first,
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY r.first_token_ms / 1000.0::float) AS first50,
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY r.first_token_ms / 1000.0::float) AS first95,
            sum(r.cost_usd) AS cost, bool_and(r.cost_known) AS cost_known
     FROM (
         SELECT job_id, cost_usd, cost_known, first_token_ms FROM agents_run
-        WHERE mode = m.mode AND created_at > now() - interval '24 hours'
+        WHERE mode = m.mode AND created_at > now() - interval '{WINDOW_H} hours'
         ORDER BY created_at DESC LIMIT {RUNS_UP_TO + 1}
     ) r JOIN jobs_job j ON j.id = r.job_id
 ) f
 CROSS JOIN LATERAL (
     SELECT avg(value) AS score, count(*) AS judged FROM (
         SELECT value FROM agents_score
-        WHERE mode = m.mode AND created_at > now() - interval '24 hours'
+        WHERE mode = m.mode AND created_at > now() - interval '{WINDOW_H} hours'
         ORDER BY created_at DESC LIMIT {RUNS_UP_TO}
     ) newest
 ) s
@@ -108,13 +112,14 @@ def mode_figures() -> list[ModeFigures]:
             failures=failures,
             p50_s=p50,
             p95_s=p95,
-            first_token_p95_s=first,
+            first_token_p50_s=first50,
+            first_token_p95_s=first95,
             cost_usd=cost,
             cost_known=known,
             score=score,
             judged=judged,
         )
-        for policy, (_, runs, failures, p50, p95, first, cost, known, score, judged) in zip(
+        for policy, (_, runs, failures, p50, p95, first50, first95, cost, known, score, judged) in zip(
             POLICIES.values(), rows, strict=True
         )
     ]

@@ -8,12 +8,13 @@ from django.urls import include, path
 
 from accounts import login, preferences, token_views
 from agents.chat import views as chat
-from astra_site import health, problems
+from astra_site import health, metrics, problems
 
 urlpatterns = [
     path("", chat.new, name="home"),
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
+    path("metrics", metrics.metrics, name="metrics"),
     path("accounts/login/", login.LoginView.as_view(), name="login"),
     path("accounts/logout/", LogoutView.as_view(), name="logout"),
     path("accounts/tokens/", token_views.tokens, name="tokens"),

@@ -44,6 +44,7 @@ def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> No
         ("post", "/api/v1/tasks/{task_id}/redrive"),
         ("get", "/api/v1/agents"),
         ("get", "/api/v1/endpoints"),
+        ("get", "/api/v1/metrics/modes"),
         ("post", "/api/v1/conversations"),
         ("get", "/api/v1/conversations"),
         ("get", "/api/v1/conversations/{conversation_id}"),
