@@ -8,8 +8,11 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+from jobs import lanes
+from jobs.history import is_change
 from jobs.models import JobEvent
 from jobs.states import ENDED, State
+from jobs.transitions import PARTITION, UNKNOWN_HANDLER, VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +56,26 @@ _READY = {
     "held": "Held back",
 }
 _LOST = frozenset({"lease-lost", "worker-died", "worker-stopped", "orphaned"})
+#: After these it is a suspect.
+_DIED = frozenset({"lease-lost", "worker-died"})
+#: Who takes a job: a worker's process, or for the chat a web server's.
+_TAKEN = ("Taken by a worker", "Taken by a web process")
 _NOW = {State.QUEUED: "queued", State.BLOCKED: "blocked", State.SCHEDULED: "scheduled"}
 
 
-def tell(events: Iterable[JobEvent]) -> list[Moment]:
-    """Return the story of changes of state and failed steps, oldest first."""
+def tell(events: Iterable[JobEvent], *, lane: str = "") -> list[Moment]:
+    """Return the story of changes of state and failed steps, oldest first.
+
+    Args:
+        lane: where the job belongs. A reply in the chat never stood in a queue, and no worker process takes it.
+    """
+    in_chat = lane == lanes.CHAT
     told = [event for event in events if _is_told(event)]
     moments: list[Moment] = []
-    changes = [event for event in told if _is_change(event)]
+    changes = [event for event in told if is_change(event)]
     nexts = {event.pk: later.at for event, later in pairwise(changes)}
     for event in told:
-        mark, hue, words, detail = _say(event)
+        mark, hue, words, detail = _say(event, in_chat)
         if moments and moments[-1].detail == detail:
             detail = ""  # a failed step, and then the attempt that failed with it
         later = nexts.get(event.pk)
@@ -74,7 +86,7 @@ def tell(events: Iterable[JobEvent]) -> list[Moment]:
 
 def phases(events: Iterable[JobEvent]) -> list[Phase]:
     """Return the stretches of time that a job spent in each state, oldest first; an end is no stretch."""
-    changes = [event for event in events if _is_change(event)]
+    changes = [event for event in events if is_change(event)]
     found = []
     for place, event in enumerate(changes):
         if event.new in ENDED:
@@ -89,17 +101,13 @@ def in_words(reasons: Sequence[str]) -> list[str]:
     return [_reason(reason) for reason in reasons]
 
 
-def _is_change(event: JobEvent) -> bool:
-    return event.kind == JobEvent.Kind.STATE and event.old != event.new
-
-
 def _is_told(event: JobEvent) -> bool:
     if event.kind == JobEvent.Kind.STEP:
         return event.reason == "failed"
     return event.kind in (JobEvent.Kind.STATE, JobEvent.Kind.EMIT)
 
 
-def _say(event: JobEvent) -> tuple[str, str, str, str]:
+def _say(event: JobEvent, in_chat: bool) -> tuple[str, str, str, str]:
     data = event.data or {}
     if event.kind == JobEvent.Kind.STEP:
         problem = data.get("problem") or {}
@@ -109,7 +117,7 @@ def _say(event: JobEvent) -> tuple[str, str, str, str]:
     if event.reason == "cancel-requested":
         return "cancelled", "", f"{event.actor} asked it to stop", ""
     if event.new == State.RUNNING:
-        return "running", "busy", "Taken by a worker", str(event.worker) if event.worker else ""
+        return "running", "busy", _TAKEN[in_chat], str(event.worker) if event.worker else ""
     if event.new in ENDED:
         return _end(event, data)
     if event.reason == "retry":
@@ -123,10 +131,10 @@ def _say(event: JobEvent) -> tuple[str, str, str, str]:
     if event.new == State.WAITING:
         kinds = ", ".join(f"{wait['kind']} {wait['key']}" for wait in data.get("waits", []))
         return "waiting", "", "Parked: it holds no worker while it waits", kinds
-    return _ready(event, data)
+    return _ready(event, data, in_chat)
 
 
-def _ready(event: JobEvent, data: dict[str, Any]) -> tuple[str, str, str, str]:
+def _ready(event: JobEvent, data: dict[str, Any], in_chat: bool) -> tuple[str, str, str, str]:
     words = _READY.get(event.reason, "")
     if event.reason == "redriven":
         start = "from its last step" if data.get("from") == "checkpoint" else "from the start"
@@ -134,12 +142,13 @@ def _ready(event: JobEvent, data: dict[str, Any]) -> tuple[str, str, str, str]:
     elif not words:
         words, detail = "Can't go on", _problem(data) or _reason(event.reason)
         return str(event.new), "warn", words, detail
-    detail = (
-        "It runs next alone in a process of its own." if event.reason in _LOST and event.new == State.QUEUED else ""
-    )
+    suspected = event.reason in _DIED and event.new == State.QUEUED and not in_chat
+    detail = "It runs next alone in a process of its own." if suspected else ""
     mark = "lost" if event.reason in _LOST else str(event.new)
     hue = "warn" if event.reason in _LOST or event.new == State.BLOCKED else ""
-    if event.reason == "submitted" and event.new != State.BLOCKED:
+    if event.reason == "submitted" and in_chat:
+        mark, words = "chat", "Asked in the chat"
+    elif event.reason == "submitted" and event.new != State.BLOCKED:
         words = "Submitted to the queue" if event.new == State.QUEUED else "Submitted for later"
     else:
         words = f"{words}; {_NOW[State(event.new)]}"
@@ -170,14 +179,23 @@ def _problem(problem: dict[str, Any]) -> str:
 def _reason(reason: str) -> str:
     kind, _, rest = reason.partition(":")
     match kind:
-        case "partition":
-            return "an older task of the same partition key goes first"
         case "hold":
-            return f"{rest} is on hold"
+            return f"{_held(rest)} is on hold"
         case "no-worker":
             return f"no running worker has loaded {rest.removeprefix('agent:')}"
-        case "version":
-            return "the agent's program changed under it: redrive it from the start"
         case "cap":
             return "a spending cap is reached"
-    return reason
+    return _REASONS.get(kind, reason)
+
+
+_REASONS = {
+    PARTITION: "an older task of the same partition key goes first",
+    VERSION: "the agent’s program changed under it, so its finished steps no longer fit: redrive it from the start",
+    UNKNOWN_HANDLER: "the worker that took it does not know this kind of job: start the right workers, then redrive it",
+}
+
+
+def _held(key: str) -> str:
+    """Say what a hold stops, by its key."""
+    kind, _, name = key.partition(":")
+    return "everything" if key == "all" else f"{kind} {name}" if name else key
