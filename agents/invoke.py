@@ -243,8 +243,10 @@ def submission(endpoint: EndpointInfo, user_id: int, *, priority: int | None = N
     return Submission(**(fields | more))
 
 
-def edit_and_redrive(run: Run, input: Any, *, actor: Actor) -> Invoked:
+def edit_and_redrive(run: Run, input: Any, *, actor: Actor, idempotency_key: str | None = None) -> Invoked:
     """Start a new run of an ended one's endpoint with another input, for the same user, linked to the old.
+
+    With an idempotency key: or find the one that the key started.
 
     Raises:
         InvalidState: only dead letters and cancelled runs can be redriven.
@@ -266,9 +268,11 @@ def edit_and_redrive(run: Run, input: Any, *, actor: Actor) -> Invoked:
             actor=actor,
             entrance=entrance,
             budget=Budget.model_validate(run.budget),
+            idempotency_key=idempotency_key,
             redriven_from=run.job_id,
         )
-        trail.record(actor, "task.redrive_edited", "job", run.job_id, after={"task_id": str(made.run_id)})
+        if made.created:
+            trail.record(actor, "task.redrive_edited", "job", run.job_id, after={"task_id": str(made.run_id)})
     return made
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +19,8 @@ PREFIX = "in-"
 
 #: Formats that one line is enough for.
 _LINES = ("uri", "url", "email", "date", "date-time")
+
+_TOKEN = re.compile(r"[\w-]{16,40}", re.ASCII)
 
 Control = Literal["line", "text", "integer", "number", "choice", "flag"]
 _ORDER: tuple[Control, ...] = ("text", "line", "choice", "integer", "number", "flag")
@@ -54,8 +59,10 @@ class TaskForm:
         problem: what is wrong with the whole.
     """
 
-    def __init__(self, endpoint: EndpointInfo, *, as_json: bool = False, initial: Any = None) -> None:
+    def __init__(self, endpoint: EndpointInfo, *, as_json: bool = False, initial: Any = None, token: str = "") -> None:
         self.endpoint = endpoint
+        #: Goes with the form, so that one that is sent twice is known.
+        self.token = token if _TOKEN.fullmatch(token) else secrets.token_urlsafe(12)
         self.problem = ""
         shape = _object(endpoint.definition["input"])
         drawn = _fields(shape) if shape is not None else []
@@ -119,6 +126,11 @@ class TaskForm:
         except BadJson as error:
             item.errors.append(f"This is not JSON: {error.detail}")
             raise BadInput("The input is not JSON.") from None
+
+    def idempotency_key(self, given: Any) -> str:
+        """Return the key of this form with this input: a second click is the same, another input another."""
+        written = json.dumps(given, sort_keys=True, separators=(",", ":"))
+        return f"form:{self.token}:{hashlib.sha256(written.encode()).hexdigest()}"
 
     def refuse(self, error: BadInput) -> None:
         """Put each of an error's findings at its field, and the rest above the form."""

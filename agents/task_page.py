@@ -5,24 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
+from uuid import UUID
 
-from django.db.models import Q
 from django.utils import timezone
 
 from accounts import roles
 from agents import answer, queries
 from agents.answer import Answer
-from agents.models import Run, Step
+from agents.models import Conversation, Run, Step
 from agents.modes import policy
 from agents.queries import BadCursor, Page
-from jobs.models import Job, JobEvent, Wait
+from agents.task_problem import Problem
+from agents.task_redrive import Kept, can_redrive
+from audit.models import AuditEntry
+from jobs import lanes
+from jobs.attempts import Generation, attempts, count
+from jobs.history import History
+from jobs.models import Hold, Job, Wait, Worker
+from jobs.queries import Bounded
 from jobs.states import ENDED, LIVE, REDRIVABLE, State
 from jobs.timeline import Moment, Phase, in_words, phases, tell
-from jobs.transitions import VERSION
 
 STEPS_SHOWN = 100
-EVENTS_SHOWN = 300
+#: A longer story is folded in the middle: its beginning and so many of its last moments stay in sight.
+MOMENTS_SHOWN = 20
+#: Other tasks that are linked, open waits, holds.
+LINKED = 20
 #: The width of the bar of phases, in its own units.
 BAR = 1000
 GAP = 2
@@ -37,49 +47,56 @@ class Stretch:
     width: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class TaskPage:
-    """One task as its page shows it."""
+    """One task as its page shows it. What only some states need is read when the page asks for it."""
 
     run: Run
     job: Job
-    story: Sequence[Moment]
-    stretches: Sequence[Stretch]
-    #: How long it was in each state, in all.
-    spent: Sequence[tuple[State, timedelta]]
+    user: Any
+    history: History
     steps: Page[Step]
     epoch: int
     #: The page of steps that is shown is the first one.
     is_first: bool
-    waits: Sequence[Wait]
+    #: An older part of the story is shown, not its end.
+    is_past: bool
+    problem: Problem | None
     answer: Answer | None
     is_operator: bool
 
     @classmethod
-    def read(cls, run: Run, user: Any, *, epoch: int | None = None, cursor: str = "") -> TaskPage:
-        """Read all that the page needs. An epoch or a cursor that makes no sense is left out."""
-        job = run.job
+    def read(
+        cls, run: Run, user: Any, *, epoch: int | None = None, cursor: str = "", before: int | None = None
+    ) -> TaskPage:
+        """Read all that the page needs. An epoch or a cursor that makes no sense is left out.
+
+        Args:
+            before: show the part of the story that ends before this event.
+        """
         shown = epoch if epoch is not None and 1 <= epoch <= run.journal_epoch else run.journal_epoch
         try:
             steps = queries.steps(run, epoch=shown, cursor=cursor, limit=STEPS_SHOWN, whole=False)
         except BadCursor:
             steps, cursor = queries.steps(run, epoch=shown, limit=STEPS_SHOWN, whole=False), ""
-        told = Q(kind__in=[JobEvent.Kind.STATE, JobEvent.Kind.EMIT]) | Q(kind=JobEvent.Kind.STEP, reason="failed")
-        events = list(reversed(job.events.filter(told).select_related("worker").order_by("-id")[:EVENTS_SHOWN]))
-        stretches, spent = _bar(phases(events), timezone.now())
+        history = History.read(run.job, before=before)
+        if before is not None and not history.events:
+            history, before = History.read(run.job), None
         return cls(
             run=run,
-            job=job,
-            story=tell(events),
-            stretches=stretches,
-            spent=spent,
+            job=run.job,
+            user=user,
+            history=history,
             steps=steps,
             epoch=shown,
             is_first=not cursor,
-            waits=list(job.waits.filter(resolved_at=None).order_by("id")[:20]) if job.state == State.WAITING else (),
+            is_past=before is not None,
+            problem=Problem.of(run),
             answer=answer.read(run.output, run.input) if run.output is not None else None,
             is_operator=roles.is_operator(user),
         )
+
+    # --- What may be done with it -----------------------------------------------------------------------------------
 
     @property
     def has_ended(self) -> bool:
@@ -99,7 +116,7 @@ class TaskPage:
     @property
     def can_redrive(self) -> bool:
         """Whether it can be sent back."""
-        return self.job.state in REDRIVABLE or (self.job.state == State.BLOCKED and VERSION in self.job.blocked_on)
+        return can_redrive(self.job)
 
     @property
     def can_edit(self) -> bool:
@@ -111,20 +128,134 @@ class TaskPage:
         """Whether it can be given up."""
         return self.is_operator and self.job.state == State.DEAD
 
+    @cached_property
+    def kept(self) -> Kept:
+        """What a redrive from the last step keeps."""
+        return Kept.of(self.run)
+
+    # --- Its story --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def story(self) -> Sequence[Moment]:
+        """What happened, oldest first."""
+        return tell(self.history.events, lane=self.job.home_lane)
+
     @property
-    def problem(self) -> dict[str, Any] | None:
-        """The last thing that went wrong, unless the task succeeded after all."""
-        return queries.error(self.run)
+    def story_folded(self) -> tuple[Sequence[Moment], Sequence[Moment], Sequence[Moment]]:
+        """The story's beginning, what is folded of it, and its end."""
+        story = self.story
+        if len(story) <= MOMENTS_SHOWN + 2:
+            return (), (), story
+        return story[:1], story[1:-MOMENTS_SHOWN], story[-MOMENTS_SHOWN:]
+
+    @cached_property
+    def generations(self) -> list[Generation]:
+        """Each time that a worker took it, the newest first, between one redrive and the next."""
+        due = self.job.run_at if self.job.state == State.SCHEDULED and not self.is_past else None
+        return attempts(self.history, next_at=due)
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts are listed."""
+        return count(self.generations)
+
+    @cached_property
+    def bar(self) -> tuple[list[Stretch], list[tuple[State, timedelta]]]:
+        """The bar of phases, and how long it was in each state in all."""
+        return _bar(phases(self.history.events), timezone.now())
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        """The pieces of the bar of phases."""
+        return self.bar[0]
+
+    @property
+    def spent(self) -> list[tuple[State, timedelta]]:
+        """How long it was in each state, in all."""
+        return self.bar[1]
+
+    @property
+    def epochs(self) -> list[int]:
+        """The journals there are, the newest first; only one unless it was redriven from the start."""
+        return list(range(self.run.journal_epoch, 0, -1))[:LINKED]
+
+    # --- Why it does not go on --------------------------------------------------------------------------------------
 
     @property
     def blocked_on(self) -> list[str]:
         """Why it is blocked, in words."""
         return in_words(self.job.blocked_on)
 
+    @cached_property
+    def waits(self) -> Sequence[Wait]:
+        """What it is parked for."""
+        if self.job.state != State.WAITING:
+            return ()
+        return list(self.job.waits.filter(resolved_at=None).order_by("id")[:LINKED])
+
+    @cached_property
+    def holds(self) -> Sequence[Hold]:
+        """The holds that stop it, or will when its time comes: with whoever placed them, so only for operators."""
+        if not self.is_operator or self.job.state not in (State.BLOCKED, State.QUEUED, State.SCHEDULED):
+            return ()
+        return list(Hold.objects.filter(key__in=self.job.hold_keys).order_by("placed_at")[:LINKED])
+
+    @cached_property
+    def is_unserved(self) -> bool:
+        """Whether it is queued in a lane that no worker serves."""
+        if self.job.state != State.QUEUED:
+            return False
+        return not Worker.objects.alive().filter(lanes__contains=[self.job.lane]).exists()
+
     @property
-    def epochs(self) -> list[int]:
-        """The journals there are, the newest first; only one unless it was redriven from the start."""
-        return list(range(self.run.journal_epoch, 0, -1))
+    def is_suspect(self) -> bool:
+        """Whether it runs, or last ran, alone in a process of its own."""
+        return self.job.lane == lanes.SUSPECT
+
+    # --- Where it comes from and what is like it --------------------------------------------------------------------
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether it is a reply in the chat."""
+        return policy(self.run.mode).concurrency.entrance == "chat"
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether what it was asked was deleted with its conversation."""
+        return self.run.input == "" and "conversation" in self.job.payload
+
+    @cached_property
+    def conversation(self) -> UUID | None:
+        """The conversation that it belongs to, if it is the reader's own."""
+        try:
+            named = UUID(str(self.job.payload["conversation"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+        if self.run.user_id != self.user.pk:
+            return None
+        return named if Conversation.objects.filter(pk=named, user_id=self.user.pk).exists() else None
+
+    @cached_property
+    def submission(self) -> AuditEntry | None:
+        """Who submitted it from where, for operators; None where nobody wrote it down."""
+        if not self.is_operator or self.is_chat:
+            return None
+        found = AuditEntry.objects.filter(target_type="job", target_id=str(self.job.pk), action="task.submit")
+        return found.order_by("id").first()
+
+    @cached_property
+    def copies(self) -> Sequence[Run]:
+        """The tasks that were made of it with another input, the newest first."""
+        return list(self.run.redrives.select_related("job").order_by("-job_id")[:LINKED])
+
+    @cached_property
+    def alike(self) -> Bounded | None:
+        """How many other tasks failed like it, for operators; None where nothing groups them."""
+        if not self.is_operator or self.problem is None or not self.problem.fingerprint:
+            return None
+        return self.problem.others(self.job)
+
+    # --- Figures ----------------------------------------------------------------------------------------------------
 
     @property
     def took(self) -> timedelta | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from accounts import roles
 from accounts.actors import actor_of
-from accounts.problems import Problem
+from accounts.problems import Problem as Refusal
 from agents import queries, registry
 from agents.invoke import edit_and_redrive, invoke
 from agents.models import Run, Step
@@ -26,8 +27,15 @@ from agents.runtime.errors import BadInput
 from agents.task_form import TaskForm
 from agents.task_list import PAGE, ListFilter, tabs
 from agents.task_page import TaskPage
-from jobs.actions import Cancel, Discard, InvalidState, Redrive
-from jobs.states import State
+from agents.task_problem import Problem
+from agents.task_redrive import changed_since, in_words, standing
+from jobs.actions import Cancel, Discard, InvalidState, Redrive, Seen
+from jobs.states import REDRIVABLE, State
+
+#: Digits of the largest number that the database takes, less one.
+MAX_DIGITS = 18
+#: Characters of a note.
+MAX_NOTE = 2_000
 
 
 @require_safe
@@ -59,19 +67,26 @@ def new_task(request: HttpRequest) -> HttpResponse:
     """Ask for an endpoint and its input, and submit the task. ``from`` names an ended task to start from."""
     origin = _origin(request)
     endpoints = _endpoints()
-    if origin is not None and origin.endpoint.name not in endpoints:
-        messages.error(
-            request, f"{origin.endpoint.name} takes no tasks, so this can't be run again with another input."
-        )
+    refusal = _no_edit(request, origin, endpoints) if origin is not None else ""
+    if origin is not None and refusal:
+        messages.error(request, refusal)
         return redirect("task", origin.job_id)
     asked = request.POST.get("endpoint") or request.GET.get("endpoint") or ""
     name = origin.endpoint.name if origin else asked if asked in endpoints else next(iter(endpoints), "")
     context: dict[str, Any] = {"section": "tasks", "endpoints": endpoints.values(), "origin": origin, "form": None}
+    if origin is not None:
+        seen = request.POST.get("generation") or origin.job.generation
+        context |= {"problem": Problem.of(origin), "copies": origin.redrives.order_by("-job_id")[:5], "seen": seen}
     status = 200
     headers: dict[str, str] = {}
     if name in endpoints:
         wants_json = (request.POST.get("as") or request.GET.get("as")) == "json"
-        form = TaskForm(endpoints[name], as_json=wants_json, initial=origin.input if origin else None)
+        form = TaskForm(
+            endpoints[name],
+            as_json=wants_json,
+            initial=origin.input if origin else None,
+            token=request.POST.get("form", ""),
+        )
         context["form"] = form
         if request.method == "POST":
             try:
@@ -79,10 +94,10 @@ def new_task(request: HttpRequest) -> HttpResponse:
             except BadInput as error:
                 form.refuse(error)
                 status = 422
-            except Problem as problem:
+            except Refusal as problem:
                 form.problem, status, headers = problem.detail, problem.status, problem.headers
             except InvalidState as error:
-                form.problem, status = str(error), 409
+                form.problem, status = in_words(error, "submitted", request.user), 409
     template = "agents/new_task.html" + ("#new-task" if _wants(request, "new-task") else "")
     response = render(request, template, context, status=status)
     for header, value in headers.items():
@@ -95,7 +110,11 @@ def new_task(request: HttpRequest) -> HttpResponse:
 def task(request: HttpRequest, task_id: UUID) -> HttpResponse:
     """Show one task: what can be done with it, its story, its steps, what went in and what came out."""
     page = TaskPage.read(
-        _run(request, task_id), request.user, epoch=_number(request, "epoch"), cursor=request.GET.get("steps", "")
+        _run(request, task_id),
+        request.user,
+        epoch=_number(request.GET.get("epoch", "")),
+        cursor=request.GET.get("steps", ""),
+        before=_number(request.GET.get("before", "")),
     )
     context = {"section": "tasks", "page": page, "run": page.run, "job": page.job}
     return render(request, "agents/task.html" + ("#task" if _wants(request, "task") else ""), context)
@@ -132,7 +151,7 @@ def cancel(request: HttpRequest, task_id: UUID) -> HttpResponse:
     try:
         state = Cancel(actor_of(request)).run(task_id)
     except InvalidState as error:
-        messages.error(request, f"Not cancelled: this task is {State(error.state).label.lower()} by now.")
+        messages.warning(request, in_words(error, "cancelled", request.user))
     else:
         said = "It was asked to stop and stops at once." if state is State.RUNNING else "The task is cancelled."
         messages.success(request, said)
@@ -141,15 +160,16 @@ def cancel(request: HttpRequest, task_id: UUID) -> HttpResponse:
 
 @require_POST
 def redrive(request: HttpRequest, task_id: UUID) -> HttpResponse:
-    """Send an ended task back, from its last step or from the start."""
+    """Send an ended task back, from its last step or from the start. One that was sent back since is left alone."""
     _run(request, task_id)
     start = request.POST.get("from") == "start"
     try:
-        Redrive(actor_of(request), from_="start" if start else "checkpoint").run(task_id)
+        state = Redrive(actor_of(request), from_="start" if start else "checkpoint", seen=_seen(request)).run(task_id)
     except InvalidState as error:
-        messages.error(request, f"Not redriven: this task is {State(error.state).label.lower()} by now.")
+        messages.warning(request, in_words(error, "redriven", request.user))
     else:
-        messages.success(request, f"Redriven from {'the start' if start else 'its last step'}.")
+        said = f"Redriven from {'the start' if start else 'its last step'}. It is {standing(state)} now."
+        messages.success(request, said)
     return redirect("task", task_id)
 
 
@@ -160,13 +180,13 @@ def discard(request: HttpRequest, task_id: UUID) -> HttpResponse:
         raise PermissionDenied("Only operators discard dead letters.")
     _run(request, task_id)
     try:
-        Discard(actor_of(request), note=request.POST.get("note", "")).run(task_id)
+        Discard(actor_of(request), note=request.POST.get("note", "")[:MAX_NOTE], seen=_seen(request)).run(task_id)
     except InvalidState as error:
-        messages.error(request, f"Not discarded: this task is {State(error.state).label.lower()} by now.")
+        messages.warning(request, in_words(error, "discarded", request.user))
     except ValueError:
         messages.error(request, "Not discarded: say in the note why it is given up.")
     else:
-        messages.success(request, "Discarded.")
+        messages.success(request, "Discarded. The note is in the audit trail.")
     return redirect("task", task_id)
 
 
@@ -194,12 +214,38 @@ def _endpoints() -> dict[str, registry.EndpointInfo]:
     }
 
 
+def _no_edit(request: HttpRequest, origin: Run, endpoints: Mapping[str, registry.EndpointInfo]) -> str:
+    """Say why a task can't be run again with another input; nothing if it can, or if something was typed already."""
+    if origin.endpoint.name not in endpoints:
+        return f"{origin.endpoint.name} takes no tasks, so this can't be run again with another input."
+    if request.method != "POST" and origin.job.state not in REDRIVABLE:
+        now = standing(origin.job.state)
+        return f"Only a dead letter or a cancelled task is run again with another input. This one is {now} now."
+    return ""
+
+
 def _submit(request: HttpRequest, form: TaskForm, origin: Run | None) -> UUID:
+    """Submit what was typed. The same form sent twice, with the same input, is one task."""
     given = form.read(request.POST)
     actor = actor_of(request)
+    key = form.idempotency_key(given)
     if origin is not None:
-        return edit_and_redrive(origin, given, actor=actor).run_id
-    return invoke(form.endpoint.name, given, user=request.user, actor=actor).run_id  # type: ignore[arg-type]
+        changed = changed_since(origin.job, _number(request.POST.get("generation", "")), "submitted")
+        if changed is not None:
+            raise changed
+        return edit_and_redrive(origin, given, actor=actor, idempotency_key=key).run_id
+    return invoke(
+        form.endpoint.name,
+        given,
+        user=request.user,  # type: ignore[arg-type]
+        actor=actor,
+        idempotency_key=key,
+    ).run_id
+
+
+def _seen(request: HttpRequest) -> Seen:
+    """Return what the person looked at when they pressed the button: the generation that stood in the form."""
+    return Seen(generation=_number(request.POST.get("generation", "")))
 
 
 def _go(request: HttpRequest, url: str) -> HttpResponse:
@@ -212,14 +258,17 @@ def _wants(request: HttpRequest, region: str) -> bool:
     return bool(request.htmx) and request.htmx.target == region  # type: ignore[attr-defined]
 
 
-def _number(request: HttpRequest, name: str) -> int | None:
-    text = request.GET.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else None
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else None
 
 
 def _json(thing: Run | Step, part: str, name: str) -> HttpResponse:
     if part not in ("input", "output"):
         raise Http404
-    response = JsonResponse(getattr(thing, part), safe=False, json_dumps_params={"ensure_ascii": False, "indent": 2})
+    value = getattr(thing, part)
+    try:
+        response = JsonResponse(value, safe=False, json_dumps_params={"ensure_ascii": False, "indent": 2})
+    except RecursionError:  # it is nested too deep to be set out in lines
+        response = JsonResponse(value, safe=False, json_dumps_params={"ensure_ascii": False})
     response["Content-Disposition"] = f'attachment; filename="{name}.json"'
     return response

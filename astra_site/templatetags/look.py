@@ -115,6 +115,16 @@ def clock(value: datetime) -> str:
 
 
 @register.filter
+def day_clock(value: datetime) -> str:
+    """Return the time of day of a moment, with its day if that is not today."""
+    local = timezone.localtime(value)
+    today = timezone.localtime()
+    if local.date() == today.date():
+        return f"{local:%H:%M:%S}"
+    return f"{local:%-d %b, %H:%M:%S}" if local.year == today.year else f"{local:%-d %b %Y, %H:%M:%S}"
+
+
+@register.filter
 def duration(value: timedelta | float | None) -> str:
     """Return a length of time (a timedelta, or seconds) with its units: ``420 ms``, ``12.4 s``, ``3 min 20 s``."""
     if value is None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from agents.models import Run
+from agents.models import Conversation, Endpoint, Run
 from tests.console.conftest import CONFIG
 from tests.support.configs import load
 from tests.support.tasks import task
@@ -55,3 +57,38 @@ def test_who_tries_all_the_same_is_told_in_words(user: Client, ulla: User) -> No
         assert page.redirect_chain == [(f"/console/tasks/{said.pk}/", 302)]
         assert "chat.v1 takes no tasks" in page.content.decode()
     assert Run.objects.count() == 1
+
+
+def said(ulla: User, **job: object) -> Run:
+    conversation = Conversation.objects.create(user=ulla, endpoint=Endpoint.objects.get(name="chat.v1"))
+    return task(
+        "succeeded",
+        user=ulla,
+        endpoint="chat.v1",
+        lane="chat",
+        home_lane="chat",
+        payload={"conversation": str(conversation.pk), "message": str(conversation.pk)},
+        **job,  # type: ignore[arg-type]
+    )
+
+
+def test_a_reply_was_asked_in_the_chat_and_only_its_owner_is_led_there(
+    user: Client, operator: Client, ulla: User
+) -> None:
+    run = said(ulla)
+    link = f'href="/chat/{run.job.payload["conversation"]}/"'
+    for reader, led in ((user, True), (operator, False)):
+        shown = reader.get(f"/console/tasks/{run.pk}/").content.decode()
+        assert "Asked in the chat" in shown
+        assert "Submitted to the queue" not in shown
+        assert (link in shown) == led
+
+
+def test_a_reply_whose_conversation_was_deleted_is_not_called_empty(user: Client, ulla: User) -> None:
+    run = said(ulla, input="")
+    Conversation.objects.all().delete()
+    shown = user.get(f"/console/tasks/{run.pk}/").content.decode()
+    assert "(deleted)" in shown
+    assert "(empty)" not in shown
+    assert "It was deleted with its conversation." in shown
+    assert "/chat/" not in re.sub(r"<nav.*?</nav>", "", shown, flags=re.DOTALL)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -7,6 +8,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from agents.models import Run
+from audit.models import AuditEntry
+from audit.trail import Actor
+from jobs.actions import Redrive
 from tests.support.tasks import task
 
 URL = "/console/tasks/new/"
@@ -142,3 +146,81 @@ def test_nobody_starts_from_a_task_they_may_not_see(user: Client, olga: User, or
 
 def test_an_unknown_endpoint_falls_back_to_the_first(user: Client) -> None:
     assert user.get(URL, {"endpoint": "no.v1"}).context["form"].endpoint.name == "dig.v1"
+
+
+def hidden(client: Client, **query: str) -> dict[str, str]:
+    """Return what the form carries with it."""
+    shown = client.get(URL, query).content.decode()
+    return dict(re.findall(r'<input type="hidden" name="(form|generation|from)" value="([^"]*)">', shown))
+
+
+def test_a_form_that_is_sent_twice_makes_one_task(user: Client) -> None:
+    form = hidden(user, endpoint="dig.v1")
+    first, second = (submit(user, endpoint="dig.v1", **form, **{"in-question": "Why?"}) for _ in range(2))
+    assert first["Location"] == second["Location"]
+    assert Run.objects.count() == 1
+
+
+def test_a_form_that_is_changed_and_sent_again_makes_another_task(user: Client) -> None:
+    form = hidden(user, endpoint="dig.v1")
+    for question in ("Why?", "How?"):
+        submit(user, endpoint="dig.v1", **form, **{"in-question": question})
+    assert Run.objects.count() == 2
+
+
+def test_the_same_task_can_be_submitted_again_from_a_new_form(user: Client) -> None:
+    for _ in range(2):
+        submit(user, endpoint="dig.v1", **hidden(user, endpoint="dig.v1"), **{"in-question": "Why?"})
+    assert Run.objects.count() == 2
+
+
+def test_an_edit_that_is_sent_twice_redrives_once(user: Client, ulla: User) -> None:
+    old = task("dead", user=ulla, endpoint="dig.v1", input={"question": "Why?"})
+    form = hidden(user, **{"from": str(old.pk)})
+    assert form["generation"] == "1"
+    for _ in range(2):
+        submit(user, **form, **{"in-question": "How?"})
+    assert old.redrives.count() == 1
+    assert AuditEntry.objects.filter(action="task.redrive_edited").count() == 1
+
+
+def test_an_edit_of_a_task_that_was_redriven_meanwhile_is_refused_and_names_who_was_first(
+    user: Client, ulla: User
+) -> None:
+    old = task("dead", user=ulla, endpoint="dig.v1", input={"question": "Why?"})
+    form = hidden(user, **{"from": str(old.pk)})
+    Redrive(Actor(known_as="otto")).run(old.pk)
+    answer = submit(user, **form, **{"in-question": "How?"})
+    assert answer.status_code == 409
+    told = "Not submitted: otto redrove it since you opened this page. It is queued now."
+    assert answer.context["form"].problem == told
+    assert answer.context["form"].fields[0].value == "How?"
+    assert hidden_in(answer)["generation"] == "1"
+    assert not old.redrives.exists()
+
+
+def hidden_in(answer: Any) -> dict[str, str]:
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', answer.content.decode()))
+
+
+def test_the_form_of_an_edit_says_what_failed_and_where(user: Client, ulla: User) -> None:
+    error = {"title": "It does not fit", "errors": [{"loc": ["input", "question"], "msg": "too short"}]}
+    old = task("dead", user=ulla, endpoint="dig.v1", input={"question": "?"}, error=error)
+    shown = user.get(URL, {"from": str(old.pk)}).content.decode()
+    assert "It failed with: It does not fit" in shown
+    assert "<code>input.question</code> too short" in shown
+
+
+def test_the_form_of_an_edit_says_that_somebody_edited_it_before(user: Client, ulla: User) -> None:
+    old = task("dead", user=ulla, endpoint="dig.v1", input={"question": "Why?"})
+    copy = task("queued", user=ulla, endpoint="dig.v1", input={"question": "How?"}, run={"redriven_from": old})
+    shown = user.get(URL, {"from": str(old.pk)}).content.decode()
+    assert "It was run again with another input before" in shown
+    assert f'<a href="/console/tasks/{copy.pk}/">How?</a>' in shown
+
+
+def test_who_would_edit_a_task_that_goes_on_is_led_back_to_it(user: Client, ulla: User) -> None:
+    old = task("running", user=ulla, endpoint="dig.v1", input={"question": "Why?"})
+    answer = user.get(URL, {"from": str(old.pk)}, follow=True)
+    assert answer.redirect_chain == [(f"/console/tasks/{old.pk}/", 302)]
+    assert "This one is running now." in answer.content.decode()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -10,12 +12,16 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from agents.models import Run
+from audit import trail
 from audit.models import AuditEntry
-from jobs.models import Job, JobEvent, Wait
+from audit.trail import Actor
+from jobs.actions import Redrive
+from jobs.models import Hold, Job, JobEvent, Wait
 from jobs.states import State
-from tests.support.tasks import PROBLEM, step, task
+from tests.support.tasks import PROBLEM, fleet, step, task
 
 
 def url(run: Run, rest: str = "") -> str:
@@ -101,7 +107,7 @@ def test_redriving_sends_a_dead_letter_back(operator: Client, start: str, epoch:
     said = operator.post(url(run, "redrive/"), {"from": start}, follow=True)
     job = Job.objects.get()
     assert (job.state, job.generation) == ("queued", 2)
-    assert f"Redriven from {epoch}." in said.content.decode()
+    assert f"Redriven from {epoch}. It is queued now." in said.content.decode()
 
 
 def test_discarding_wants_a_note(operator: Client) -> None:
@@ -159,7 +165,7 @@ def test_a_problem_is_told_in_words_with_what_to_do(operator: Client) -> None:
 
 def test_a_blocked_task_says_why_in_words(operator: Client) -> None:
     shown = page(operator, task("blocked", blocked_on=["hold:lane:queue", "no-worker:agent:helper@2"]))
-    assert "Lane:queue is on hold." in shown
+    assert "Lane queue is on hold." in shown
     assert "No running worker has loaded helper@2." in shown
 
 
@@ -295,17 +301,289 @@ def test_an_unknown_task_is_not_there(operator: Client) -> None:
     assert operator.get(f"/console/tasks/{uuid4()}/").status_code == 404
 
 
+# --- Who was first -------------------------------------------------------------------------------------------------
+
+
+def seen(client: Client, run: Run) -> str:
+    """Return the generation that stands in the forms of the page."""
+    found = set(re.findall(r'name="generation" value="(\d+)"', page(client, run)))
+    assert len(found) == 1
+    return str(found.pop())
+
+
+def test_a_double_click_redrives_once_and_says_so(operator: Client) -> None:
+    run = task("dead")
+    form = {"from": "checkpoint", "generation": seen(operator, run)}
+    operator.post(url(run, "redrive/"), form, follow=True)
+    Job.objects.update(state="dead", queued_at=None, finished_at=run.job.finished_at)  # and it failed again at once
+    said = operator.post(url(run, "redrive/"), form, follow=True).content.decode()
+    assert "Not redriven: you redrove it already, a moment ago or in another window. It is a dead letter now." in said
+    assert Job.objects.get().generation == 2
+    assert AuditEntry.objects.filter(action="job.redrive").count() == 1
+
+
+@pytest.mark.parametrize("verb", ["redrive", "discard"])
+def test_a_second_operator_is_told_who_was_first(operator: Client, verb: str) -> None:
+    run = task("dead")
+    generation = seen(operator, run)
+    Redrive(Actor(known_as="otto")).run(run.pk)
+    form = {"from": "checkpoint", "generation": generation, "note": "useless"}
+    said = operator.post(url(run, f"{verb}/"), form, follow=True).content.decode()
+    assert f"Not {verb}" in said
+    assert "otto redrove it since you opened this page. It is queued now." in said
+    assert Job.objects.get().generation == 2
+    assert not AuditEntry.objects.filter(actor_name="olga").exists()
+
+
+@pytest.mark.parametrize("reason", ["version", "unknown-handler"])
+def test_a_task_that_only_a_person_can_unblock_can_be_redriven(operator: Client, reason: str) -> None:
+    run = task("blocked", blocked_on=[reason])
+    assert f'action="{url(run, "redrive")}/"' in page(operator, run)
+    operator.post(url(run, "redrive/"), {"from": "start", "generation": seen(operator, run)})
+    assert Job.objects.get().state == "queued"
+
+
+def test_each_way_to_redrive_says_what_is_kept_and_what_it_cost(operator: Client) -> None:
+    run = task("dead", run={"cost_usd": Decimal("0.0150")})
+    step(run, "plan")
+    step(run, "search", kind="tool")
+    step(run, "fetch", kind="tool")
+    shown = page(operator, run)
+    assert "Keeps the 3 steps it finished (1 model call, 2 tool calls), $0.0021 paid" in shown
+    assert "Runs all 3 steps again and pays again. It has cost $0.0150 so far" in shown
+
+
+def test_steps_of_unknown_price_are_not_said_to_cost_nothing(operator: Client) -> None:
+    run = task("dead", run={"cost_known": False})
+    step(run, cost_usd=None)
+    shown = page(operator, run)
+    assert "paid for at a price that is not known" in shown
+    assert "It has cost an unknown sum so far" in shown
+
+
+def test_only_steps_of_the_present_journal_are_kept(operator: Client) -> None:
+    run = task("dead", run={"journal_epoch": 2})
+    step(run, epoch=1)
+    assert "It has finished no step, so it begins at the start" in page(operator, run)
+
+
+# --- What went wrong -------------------------------------------------------------------------------------------------
+
+FAULT = {
+    "type": "/problems/program-error",
+    "title": "The agent's program failed",
+    "detail": "ValueError: no number",
+    "error": "ValueError",
+    "at": "agents.programs.research:crawl:211",
+    "fingerprint": "abc123",
+    "retriable": False,
+}
+
+
+def test_an_operator_sees_where_it_failed_and_how_many_failed_alike(operator: Client) -> None:
+    run = task("dead", error=FAULT)
+    assert "no other" in page(operator, run)
+    for state in ("dead", "dead", "cancelled"):
+        task(state, error=FAULT)
+    shown = page(operator, run)
+    assert "<code>ValueError</code>" in shown
+    assert "<code>agents.programs.research:crawl:211</code>" in shown
+    assert '<a href="/console/dead-letters/group/?error=abc123">2 other dead letters</a>' in shown
+
+
+def test_what_failed_and_is_no_dead_letter_leads_to_the_list(operator: Client) -> None:
+    run = task("cancelled", error=FAULT)
+    task("dead", error=FAULT)
+    assert '<a href="/console/tasks/?error=abc123">1 other task</a>' in page(operator, run)
+
+
+def test_a_user_sees_what_failed_but_nothing_of_our_code_or_of_others(user: Client, ulla: User) -> None:
+    run = task("dead", user=ulla, error=FAULT)
+    task("dead", error=FAULT)
+    shown = page(user, run)
+    assert "ValueError: no number" in shown
+    assert "crawl:211" not in shown
+    assert "other dead letter" not in shown
+    assert '<a href="/console/tasks/?error=abc123">your tasks that failed so</a>' in shown
+
+
+def test_each_finding_in_the_input_is_told_with_its_place(operator: Client) -> None:
+    errors = [
+        {"loc": ["input", "question"], "msg": "'' should be non-empty"},
+        {"loc": ["input", "rows", 0, "n"], "msg": "<b>no</b>"},
+        "not a finding",
+    ]
+    shown = page(
+        operator, task("dead", error={"title": "The input does not fit", "retriable": False, "errors": errors})
+    )
+    assert re.search(r"<code>input\.question</code></td><td>&#x27;&#x27; should be non-empty", shown)
+    assert re.search(r"<code>input\.rows\.0\.n</code></td><td>&lt;b&gt;no", shown)
+    assert "Redrive it with another input." in shown
+
+
+@pytest.mark.parametrize("error", [{}, {"title": None, "detail": 3, "errors": {"a": 1}, "fingerprint": ["x"]}])
+def test_a_problem_of_any_shape_can_be_shown(operator: Client, error: Any) -> None:
+    assert 'id="problem"' in page(operator, task("dead", error=error))
+
+
+# --- Where it stands -------------------------------------------------------------------------------------------------
+
+
+def test_a_suspect_is_explained(operator: Client) -> None:
+    shown = page(operator, task("queued", lane="suspect"))
+    assert "It runs next alone in a process of its own (lane suspect), because its worker died." in shown
+
+
+def test_the_holds_that_stop_a_task_are_told_to_operators_with_the_way_to_lift_them(
+    operator: Client, user: Client, ulla: User
+) -> None:
+    Hold.objects.create(key="lane:queue", reason="paused", placed_by="otto", note="down until noon")
+    Hold.objects.create(key="lane:batch", reason="paused", placed_by="otto", note="unrelated")
+    for run in (
+        task("blocked", user=ulla, blocked_on=["hold:lane:queue"], hold_keys=["all", "lane:queue"]),
+        task("queued", user=ulla, hold_keys=["all", "lane:queue"]),
+    ):
+        shown = page(operator, run)
+        assert "down until noon" in shown
+        assert '<a href="/console/queues/">' in shown
+        assert "unrelated" not in shown
+        assert "down until noon" not in page(user, run)
+
+
+def test_a_queue_that_nobody_serves_is_told(operator: Client) -> None:
+    run = task("queued")
+    assert "No worker serves lane queue now" in page(operator, run)
+    fleet()
+    assert "No worker serves" not in page(operator, run)
+
+
+def test_a_task_and_its_edited_copies_lead_to_each_other(operator: Client) -> None:
+    old = task("dead")
+    new = task("succeeded", run={"redriven_from": old})
+    assert f'<dt>Redriven as</dt><dd class="copies"><span><a href="{url(new)}">' in page(operator, old)
+    assert f'<dt>Redriven from</dt><dd><a href="{url(old)}">' in page(operator, new)
+
+
+def test_an_operator_sees_from_where_it_was_submitted_and_what_was_done_to_it(operator: Client, ulla: User) -> None:
+    run = task("dead", user=ulla)
+    trail.record(Actor(known_as="otto", address="192.0.2.7"), "task.submit", "job", run.pk)
+    shown = " ".join(page(operator, run).split())
+    assert 'for <a href="/console/tasks/?user=ulla">ulla</a> by otto <span class="soft">from 192.0.2.7' in shown
+    assert f'<a href="/console/audit/?target={run.pk}">' in shown
+
+
+def test_a_user_sees_neither_addresses_nor_operators_pages(user: Client, ulla: User) -> None:
+    run = task("dead", user=ulla)
+    trail.record(Actor(known_as="otto", address="192.0.2.7"), "task.submit", "job", run.pk)
+    shown = page(user, run)
+    assert "192.0.2.7" not in shown
+    assert not re.search(r'href="/console/(audit|queues|agents|dead-letters)/', shown)
+
+
+def test_only_staff_is_led_to_django_admin(operator: Client, olga: User) -> None:
+    run = task("dead")
+    assert "/admin/" not in page(operator, run)
+    User.objects.filter(pk=olga.pk).update(is_staff=True)
+    assert f"/admin/jobs/job/{run.pk}/change/" in page(operator, run)
+
+
+# --- Large and hostile -----------------------------------------------------------------------------------------------
+
+
+def test_each_attempt_stands_with_its_worker_and_its_end(operator: Client) -> None:
+    run = task("queued")
+    lost = fleet(hostname="far-away", pid=77, ended="died")
+    at = timezone.now()
+    for new, reason in (("running", "claimed"), ("queued", "worker-died")):
+        JobEvent.objects.create(job=run.job, kind="state", old="queued", new=new, reason=reason, fence=1, worker=lost)
+    JobEvent.objects.filter(job=run.job, reason="claimed").update(old="queued", at=at)
+    JobEvent.objects.filter(job=run.job, reason="worker-died").update(old="running", at=at + timedelta(seconds=7))
+    shown = re.search(r'<section class="panel" id="attempts".*?</section>', page(operator, run), re.DOTALL)
+    assert shown is not None
+    assert [word in shown[0] for word in ("far-away:77", "Its worker died", "7.0 s")] == [True] * 3
+
+
+def test_a_long_story_is_folded_and_its_earlier_parts_are_a_link_away(operator: Client) -> None:
+    run = task("running")
+    events = []
+    for number in range(400):
+        for old, new, reason in (("running", "queued", "lease-lost"), ("queued", "running", "claimed")):
+            events.append(JobEvent(job=run.job, kind="state", old=old, new=new, reason=reason, fence=number + 2))
+    JobEvent.objects.bulk_create(events)
+    shown = page(operator, run)
+    assert len(shown) < 400_000
+    assert "279 more" in shown
+    assert "earlier attempts" in shown
+    earlier = re.search(r'href="\?before=(\d+)#timeline"', shown)
+    assert earlier is not None
+    past = operator.get(url(run), {"before": earlier[1]}).context["page"]
+    assert past.is_past
+    assert past.story[-1].event_id < int(earlier[1])
+    for nonsense in ("x", "0", "9" * 18, "9" * 40):
+        assert operator.get(url(run), {"before": nonsense}).status_code == 200
+
+
+def nested(depth: int) -> Any:
+    value: Any = "the bottom"
+    for _ in range(depth):
+        value = {"k": value}
+    return value
+
+
+def test_a_value_that_is_nested_deep_is_shown_as_far_as_it_can_be_read(operator: Client) -> None:
+    run = task("succeeded", output={"rows": nested(500)})
+    shown = page(operator, run)
+    assert "the bottom" not in shown
+    assert shown.count('<span class="key">k:</span>') == 30
+    assert json.loads(operator.get(url(run, "output.json")).content) == {"rows": nested(500)}
+
+
+def test_a_megabyte_in_many_small_parts_does_not_make_a_large_page(operator: Client) -> None:
+    run = task("succeeded", output={"rows": [{"number": number, "word": "w" * 20} for number in range(25_000)]})
+    shown = page(operator, run)
+    assert len(shown) < 300_000
+    assert "… and 24,800 more" in shown
+
+
+def test_many_long_texts_do_not_make_a_large_page(operator: Client) -> None:
+    run = task("dead", input={"question": "?", "rows": [["x" * 3_000] * 10 for _ in range(100)]})
+    assert len(page(operator, run)) < 700_000
+
+
+def test_a_long_text_is_cut_and_can_be_had_whole(operator: Client) -> None:
+    run = task("dead", input="word " * 200_000)
+    shown = page(operator, run)
+    assert len(shown) < 60_000
+    assert "1,000,000 characters in all" in shown
+    assert f'href="{url(run, "input.json")}" download' in shown
+
+
+def test_hostile_text_stays_text(operator: Client) -> None:
+    evil = "<script>alert(1)</script>"
+    shown = page(operator, task("dead", input={evil: evil}, error={"title": evil, "detail": evil, "at": evil}))
+    assert evil not in shown
+    assert shown.count("&lt;script&gt;") >= 4
+
+
 def test_the_page_asks_as_many_queries_for_a_long_story_as_for_a_short_one(operator: Client) -> None:
     run = task("running")
     step(run)
     operator.get(url(run))
     with CaptureQueriesContext(connection) as few:
         operator.get(url(run))
-    for _ in range(20):
+    for _ in range(200):
         step(run)
         JobEvent.objects.create(
             job=run.job, kind="state", old="running", new="queued", reason="lease-lost", worker=run.job.worker
         )
     with CaptureQueriesContext(connection) as many:
         operator.get(url(run))
-    assert len(many) == len(few) <= 9
+    assert len(many) == len(few) <= 10
+
+
+@pytest.mark.parametrize("state", State.values)
+def test_no_state_asks_for_more_than_a_few_statements(operator: Client, state: str) -> None:
+    run = task(state, error=FAULT if state in ("dead", "scheduled") else None)
+    with CaptureQueriesContext(connection) as asked:
+        operator.get(url(run))
+    assert len(asked) <= 12
