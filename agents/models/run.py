@@ -88,7 +88,8 @@ class Step(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["run", "epoch", "key"], name="step_recorded_once"),
             models.CheckConstraint(
-                condition=Q(kind__in=["model", "compose", "tool", "step", "value", "emit", "wait"]), name="step_kind_known"
+                condition=Q(kind__in=["model", "compose", "tool", "step", "value", "emit", "wait"]),
+                name="step_kind_known",
             ),
         ]
         ordering = ["id"]
