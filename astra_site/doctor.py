@@ -13,7 +13,8 @@ from django.conf import settings
 from django.db import connection
 
 from astra_site import health, reach, schema
-from jobs import lanes
+from jobs import lane_samples, lanes, queries
+from jobs.models import Hold
 
 if TYPE_CHECKING:
     from agents.config import Config
@@ -22,15 +23,21 @@ OLDEST_POSTGRES = 14
 OLDEST_REDIS = 7
 # A lease holds for six seconds in the database's time; schedules and tokens go by each machine's own.
 SKEW_S = 1.0
+# Lanes are sampled once a minute, by whichever scheduler is first.
+SAMPLED_WITHIN_S = 120
+# Whoever works on an operation has a turn every few seconds.
+WORKED_ON_WITHIN_S = 60
+HOLDS_SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check: a sentence, and whether it is a fault."""
+    """The outcome of one check: a sentence, and whether it is a fault, or worth knowing without being one."""
 
     subject: str
     sentence: str
     is_fault: bool = False
+    is_note: bool = False
 
 
 def examine() -> Iterator[Finding]:
@@ -81,7 +88,7 @@ def check_redis() -> Iterator[Finding]:
 
 
 def check_migrations() -> Iterator[Finding]:
-    """The database has every migration; if so, every lane has a live worker."""
+    """The database has every migration; if so, somebody does each part of the work."""
     if missing := schema.missing():
         names = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
         sentence = f"The database lacks {len(missing)} migrations ({names}). Run manage.py migrate."
@@ -89,6 +96,9 @@ def check_migrations() -> Iterator[Finding]:
     else:
         yield Finding("migrations", "The database has every migration.")
         yield from check_lanes()
+        yield from check_scheduler()
+        yield from check_operations()
+        yield from check_holds()
 
 
 def check_lanes() -> Iterator[Finding]:
@@ -99,6 +109,55 @@ def check_lanes() -> Iterator[Finding]:
         yield Finding("lanes", sentence, is_fault=True)
     else:
         yield Finding("lanes", "Every lane has a live worker.")
+
+
+def check_scheduler() -> Iterator[Finding]:
+    """A scheduler runs, and it keeps up."""
+    age_s = lane_samples.last_sampled_s()
+    overdue = queries.stuck().overdue
+    if age_s is None or age_s > SAMPLED_WITHIN_S:
+        since = "No scheduler has ever worked here" if age_s is None else f"No scheduler has worked for {_span(age_s)}"
+        sentence = f"{since}: nothing becomes due, and nobody takes a dead worker's jobs."
+        yield Finding("scheduler", f"{sentence} Run manage.py up, or manage.py scheduler.", is_fault=True)
+    elif overdue:
+        sentence = f"The scheduler is behind: jobs that were due over 30 s ago and are not queued: {overdue}."
+        yield Finding("scheduler", f"{sentence} Its log says why.", is_fault=True)
+    else:
+        yield Finding("scheduler", "A scheduler works.")
+
+
+def check_operations() -> Iterator[Finding]:
+    """Somebody works on the operations that operators asked for."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*), extract(epoch FROM now() - min(created_at))::float,"
+            " extract(epoch FROM now() - max(worked_at))::float, coalesce(bool_or(taken_until > now()), false)"
+            " FROM jobs_bulkoperation WHERE state IN ('pending', 'running')"
+        )
+        number, asked_s, worked_s, is_taken = cursor.fetchone()
+    idle_s = asked_s if worked_s is None else worked_s
+    if not number or is_taken or idle_s <= WORKED_ON_WITHIN_S:
+        yield Finding("operations", f"Operations on many tasks under way: {number}.")
+        return
+    sentence = f"Nobody has worked on the open operations on many tasks ({number}) for {_span(idle_s)}."
+    yield Finding("operations", f"{sentence} A scheduler does; its log says why not.", is_fault=True)
+
+
+def check_holds() -> Iterator[Finding]:
+    """Say what may not start now: somebody wanted it so."""
+    found = list(Hold.objects.order_by("placed_at")[: HOLDS_SHOWN + 1])
+    for hold in found[:HOLDS_SHOWN]:
+        why = f": {hold.note}" if hold.note else "."
+        sentence = (
+            f"{hold.key} is held ({hold.reason}) by {hold.placed_by} since {hold.placed_at:%Y-%m-%d %H:%M} UTC{why}"
+        )
+        yield Finding("holds", sentence, is_note=True)
+    if len(found) > HOLDS_SHOWN:
+        yield Finding(
+            "holds", f"There are more than these {HOLDS_SHOWN} holds; /console/queues/ shows all.", is_note=True
+        )
+    if not found:
+        yield Finding("holds", "Nothing is held back.")
 
 
 def check_agents() -> Iterator[Finding]:
@@ -151,3 +210,10 @@ def _clock(subject: str, ahead_s: float) -> Finding:
         sentence = f"The clock of the {subject} is {abs(ahead_s):.1f} s {way} this machine's. Set both by NTP."
         return Finding("clocks", sentence, is_fault=True)
     return Finding("clocks", f"The clock of the {subject} agrees with this machine's.")
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

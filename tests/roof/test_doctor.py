@@ -15,7 +15,11 @@ from pytest_django import Settings
 
 from astra_site import doctor
 from astra_site.health import LANES
-from jobs import lease, script
+from audit.trail import SYSTEM
+from jobs import lane_samples, lease, script
+from jobs.actions import Pause
+from jobs.models import BulkOperation, LaneSample
+from tests.jobs.drive import ask, submitted
 
 pytestmark = pytest.mark.django_db
 
@@ -29,6 +33,7 @@ agents:
 def healthy(settings: Settings, tmp_path: Path) -> None:
     """Everything is well, until a test breaks it."""
     script.run(lease.register(dict.fromkeys(LANES, 1), [], "1"))
+    lane_samples.sweep()
     settings.ASTRA_CONFIG = tmp_path / "astra.yml"
     settings.ASTRA_CONFIG.write_text(CONFIG)
     settings.ASTRA_MODEL = "demo"
@@ -52,6 +57,8 @@ def test_a_healthy_site_has_no_fault_and_status_0() -> None:
     assert (status, faults()) == (0, [])
     assert "ok    database   PostgreSQL 18 answers in " in out
     assert "ok    redis      Valkey 9." in out
+    assert "ok    scheduler  A scheduler works." in out
+    assert "note" not in out
 
 
 def test_a_lane_without_a_worker_is_a_fault_and_status_1() -> None:
@@ -60,6 +67,76 @@ def test_a_lane_without_a_worker_is_a_fault_and_status_1() -> None:
     status, out = run()
     assert status == 1
     assert "fault lanes      No worker serves batch. Run manage.py up" in out
+
+
+def test_a_site_on_which_no_scheduler_ever_ran_is_told_so() -> None:
+    LaneSample.objects.all().delete()
+    assert faults() == [
+        "No scheduler has ever worked here: nothing becomes due, and nobody takes a dead worker's jobs."
+        " Run manage.py up, or manage.py scheduler."
+    ]
+
+
+def test_a_scheduler_that_is_gone_is_missed_after_two_minutes() -> None:
+    ask("UPDATE jobs_lanesample SET minute = now() - interval '100 seconds'")
+    assert faults() == []
+    ask("UPDATE jobs_lanesample SET minute = now() - interval '10 minutes'")
+    [sentence] = faults()
+    assert sentence.startswith("No scheduler has worked for 10 min: nothing becomes due")
+
+
+def test_a_scheduler_that_does_not_queue_what_is_due_is_behind() -> None:
+    submitted(run_at=datetime.now().astimezone() - timedelta(seconds=20))
+    assert faults() == []
+    ask("UPDATE jobs_job SET run_at = now() - interval '40 seconds'")
+    [sentence] = faults()
+    assert sentence == (
+        "The scheduler is behind: jobs that were due over 30 s ago and are not queued: 1. Its log says why."
+    )
+
+
+def operation(**more: object) -> BulkOperation:
+    values = {"verb": "cancel", "selector": "tasks", "selection": {}, "words": "all", "expected": 1}
+    return BulkOperation.objects.create(**(values | more))
+
+
+def test_an_operation_that_nobody_works_on_is_a_fault() -> None:
+    operation()
+    assert faults() == []
+    ask("UPDATE jobs_bulkoperation SET created_at = now() - interval '5 minutes'")
+    [sentence] = faults()
+    assert sentence.startswith("Nobody has worked on the open operations on many tasks (1) for 5 min.")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "worked_at = now() - interval '30 seconds'",
+        "worked_at = now() - interval '3 minutes', taken_until = now() + interval '30 seconds'",
+        "state = 'finished', finished_at = now()",
+    ],
+)
+def test_an_operation_that_has_its_turns_or_has_ended_is_none(change: str) -> None:
+    operation()
+    ask(f"UPDATE jobs_bulkoperation SET created_at = now() - interval '5 minutes', {change}")
+    assert faults() == []
+
+
+def test_a_hold_is_a_note_that_says_who_and_why_and_no_fault() -> None:
+    Pause(SYSTEM, "the provider is down").run("lane:batch")
+    status, out = run()
+    assert status == 0
+    said = rf"lane:batch is held \(paused\) by {SYSTEM.name} since [\d-]+ [\d:]+ UTC: the provider is down\n"
+    assert re.search(f"note  holds      {said}", out)
+
+
+def test_of_very_many_holds_the_oldest_are_named() -> None:
+    for number in range(12):
+        Pause(SYSTEM).run(f"agent:a{number}")
+    notes = [finding.sentence for finding in doctor.examine() if finding.is_note]
+    assert len(notes) == 11
+    assert notes[0].startswith("agent:a0 is held")
+    assert notes[-1] == "There are more than these 10 holds; /console/queues/ shows all."
 
 
 def test_a_missing_migration_is_named() -> None:

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 class Command(BaseCommand):
     """Print a line per check; exit with status 1 if one found a fault."""
 
-    help = "Checks the servers, migrations, lanes, clocks, agents and provider keys; a sentence per fault."
+    help = "Checks servers, clocks, migrations, lanes, schedulers, agents and provider keys; a sentence per fault."
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -21,7 +21,7 @@ class Command(BaseCommand):
         found_fault = False
         for finding in doctor.examine():
             found_fault |= finding.is_fault
-            mark = self.style.ERROR("fault") if finding.is_fault else "ok   "
+            mark = self.style.ERROR("fault") if finding.is_fault else "note " if finding.is_note else "ok   "
             self.stdout.write(f"{mark} {finding.subject:<10} {finding.sentence}")
         if found_fault:
             sys.exit(1)
