@@ -147,6 +147,11 @@ class TaskForm:
             self.problem = error.detail
 
     @property
+    def first_wrong(self) -> str:
+        """Return the name of the first field that is wrong, where the focus goes; empty if none is."""
+        return next((item.html_name for item in self.fields if item.errors), "")
+
+    @property
     def _is_one(self) -> bool:
         return self.as_json or self._is_text
 

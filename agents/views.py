@@ -90,7 +90,9 @@ def new_task(request: HttpRequest) -> HttpResponse:
         context["form"] = form
         if request.method == "POST":
             try:
-                return _go(request, reverse("task", args=[_submit(request, form, origin)]))
+                made = _submit(request, form, origin)
+                messages.success(request, "Submitted as a new task." if origin else "Submitted.")
+                return _go(request, reverse("task", args=[made]))
             except BadInput as error:
                 form.refuse(error)
                 status = 422

@@ -66,7 +66,12 @@
       const next = [...fragment.children].find((child) => child.id === target.id);
       if (!next) return false;
       const added = [];
+      const focused = target.contains(document.activeElement);
       morph(target, next, added);
+      // What had the focus is gone: go on from the region's heading, not from the top of the page.
+      if (focused && !target.contains(document.activeElement)) {
+        target.querySelector("h1[tabindex]")?.focus({ preventScroll: true });
+      }
       // htmx looks again at the region itself (its address may have changed) and at what is new in it.
       return [target, ...added];
     },
