@@ -12,13 +12,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection
-from django.db.models import Count, F, Q, QuerySet
-from django.db.models.functions import Now
+from django.db.models import Count, F, IntegerField, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce, Now
 
-from jobs.models import Job, Wait, Worker
+from jobs.models import BulkOperation, Hold, Job, Wait, Worker
 from jobs.states import State
 
 COUNT_UP_TO = 10_000
+#: Of the dead letters of a day, as many are compared. Past it nobody says whether they are alike.
+ALIKE_UP_TO = 1_000
+#: An operation that nobody has worked on for so long has come to a stop.
+IDLE = timedelta(minutes=1)
+HOLDS_UP_TO = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,8 @@ class Stuck:
     #: Dead letters there are, and those that came in the last 24 hours.
     dead: Bounded
     dead_today: Bounded
+    #: The fingerprint that all of those share; None if they are not alike, or too many to tell.
+    alike: str | None
     #: Jobs by the reason why they are blocked, the most frequent first.
     blocked: Sequence[tuple[str, int]]
     #: Scheduled jobs whose time came over half a minute ago: no reconciler runs.
@@ -123,6 +130,12 @@ class Stuck:
 
 _STUCK = f"""
 SELECT
+    (SELECT CASE WHEN count(*) <= {ALIKE_UP_TO} AND min(fingerprint) = max(fingerprint) THEN min(fingerprint) END
+     FROM (
+        SELECT coalesce(error ->> 'fingerprint', '') AS fingerprint FROM jobs_job
+        WHERE state = 'dead' AND finished_at > now() - interval '24 hours'
+        ORDER BY finished_at DESC LIMIT {ALIKE_UP_TO + 1}
+    ) a),
     (SELECT count(*) FROM (SELECT 1 FROM jobs_job WHERE state = 'dead' LIMIT {COUNT_UP_TO + 1}) d),
     (SELECT count(*) FROM (
         SELECT 1 FROM jobs_job WHERE state = 'dead' AND finished_at > now() - interval '24 hours'
@@ -144,11 +157,12 @@ def stuck() -> Stuck:
     """Return what does not go on by itself. One statement."""
     with connection.cursor() as cursor:
         cursor.execute(_STUCK)
-        dead, today, blocked, overdue = cursor.fetchone()
+        alike, dead, today, blocked, overdue = cursor.fetchone()
     pairs = json.loads(blocked) if isinstance(blocked, str) else blocked
     return Stuck(
         dead=Bounded.of(dead),
         dead_today=Bounded.of(today),
+        alike=alike,
         blocked=[(reason, number) for reason, number in pairs],
         overdue=Bounded.of(overdue),
     )
@@ -164,11 +178,37 @@ def workers(limit: int) -> list[Worker]:
     shown = Worker.objects.filter(
         Q(ended_at=None) | Q(end__in=["lost", "died"], ended_at__gt=Now() - timedelta(hours=1))
     )
-    return list(
-        shown.annotate(busy=Count("jobs", filter=Q(jobs__state=State.RUNNING))).order_by(
-            F("ended_at").desc(nulls_first=True), "hostname", "started_at"
-        )[:limit]
-    )
+    return list(_with_busy(shown).order_by(F("ended_at").desc(nulls_first=True), "hostname", "started_at")[:limit])
+
+
+def fleet(limit: int) -> list[Worker]:
+    """Return the workers that have not ended, with ``busy`` slots."""
+    return list(_with_busy(Worker.objects.filter(ended_at=None)).order_by("hostname", "started_at")[:limit])
+
+
+def ended_workers(limit: int) -> list[Worker]:
+    """Return the workers that ended in the last day, the last one first."""
+    return list(Worker.objects.filter(ended_at__gt=Now() - timedelta(days=1)).order_by("-ended_at")[:limit])
+
+
+def _with_busy(chosen: QuerySet[Worker]) -> QuerySet[Worker]:
+    # By the index of what each holds: a join would look at every job there is.
+    held = Job.objects.filter(worker=OuterRef("pk"), state=State.RUNNING).order_by().values("worker")
+    busy = Subquery(held.annotate(number=Count("*")).values("number"), output_field=IntegerField())
+    return chosen.annotate(busy=Coalesce(busy, 0))
+
+
+def holds_in_force() -> list[Hold]:
+    """Return the holds, the oldest first, `HOLDS_UP_TO` at most."""
+    return list(Hold.objects.order_by("placed_at", "pk")[:HOLDS_UP_TO])
+
+
+def idle_operations(limit: int) -> list[BulkOperation]:
+    """Return operations on many jobs that have not ended, and that nobody has worked on for `IDLE`."""
+    open_ones = BulkOperation.objects.filter(state__in=[BulkOperation.State.PENDING, BulkOperation.State.RUNNING])
+    left = open_ones.filter(Q(taken_until=None) | Q(taken_until__lt=Now()))
+    idle = left.annotate(last=Coalesce("worked_at", "created_at")).filter(last__lt=Now() - IDLE)
+    return list(idle.order_by("last")[:limit])
 
 
 def waits_for_people() -> QuerySet[Wait]:

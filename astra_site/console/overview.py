@@ -1,19 +1,26 @@
-"""Gather what the overview shows, in a fixed number of statements."""
+"""Gather what the overview shows, in a fixed number of statements, each region by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from django.conf import settings
 
 from agents.mode_figures import ModeFigures, mode_figures
-from jobs.models import Job, Wait, Worker
+from agents.run_stats import LaneWork, ended_by_minute
+from astra_site.console.lane_row import LaneRow, rows
+from astra_site.console.regions import Regions
+from jobs.lane_samples import Sample, history
+from jobs.models import BulkOperation, Hold, Job, Wait, Worker
 from jobs.queries import (
     Bounded,
     LaneLoad,
     Stuck,
     bounded_count,
+    holds_in_force,
+    idle_operations,
     lane_loads,
     newest_dead_letters,
     stuck,
@@ -26,38 +33,50 @@ SHOWN = 5
 WORKERS_SHOWN = 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Overview:
-    """The state of the house."""
+    """The state of the house. A part that could not be read is None, and named in ``unread``."""
 
-    lanes: Sequence[LaneLoad]
-    stuck: Stuck
-    dead_letters: Sequence[Job]
-    waiting: Bounded
-    waits: Sequence[Wait]
-    workers: Sequence[Worker]
-    modes: Sequence[ModeFigures]
+    lanes: Sequence[LaneLoad] | None = None
+    samples: Mapping[str, Sequence[Sample | None]] | None = None
+    work: Mapping[str, LaneWork] | None = None
+    holds: Sequence[Hold] | None = None
+    stuck: Stuck | None = None
+    dead_letters: Sequence[Job] | None = None
+    waiting: Bounded | None = None
+    waits: Sequence[Wait] | None = None
+    workers: Sequence[Worker] | None = None
+    modes: Sequence[ModeFigures] | None = None
+    idle_operations: Sequence[BulkOperation] | None = None
+    unread: Sequence[str] = ()
+
+    @cached_property
+    def rows(self) -> list[LaneRow]:
+        """Return the lanes that have work or somebody to do it, or are paused."""
+        found = rows(self.lanes or (), self.samples, self.work, self.holds)
+        return [row for row in found if row.is_used]
 
     @property
-    def used_lanes(self) -> list[LaneLoad]:
-        """Return the lanes that have work or somebody to do it."""
-        return [lane for lane in self.lanes if lane.queued or lane.running or lane.slots]
+    def idle(self) -> list[LaneRow]:
+        """Return those of them that have had nothing to do lately."""
+        return [row for row in self.rows if row.is_idle]
 
     @property
     def live_workers(self) -> list[Worker]:
         """Return the workers that hold a lease, or have just missed one."""
-        return [worker for worker in self.workers if worker.ended_at is None]
+        return [worker for worker in self.workers or () if worker.ended_at is None]
 
     @property
     def queued(self) -> Bounded:
         """Return the depth of all lanes."""
-        return Bounded(sum(lane.queued.number for lane in self.lanes), any(lane.queued.more for lane in self.lanes))
+        lanes = self.lanes or ()
+        return Bounded(sum(lane.queued.number for lane in lanes), any(lane.queued.more for lane in lanes))
 
     @property
     def oldest(self) -> LaneLoad | None:
         """Return the lane whose head has waited longest; None if nothing is queued."""
         return max(
-            (lane for lane in self.lanes if lane.oldest_s is not None),
+            (lane for lane in self.lanes or () if lane.oldest_s is not None),
             key=lambda lane: lane.oldest_s or 0,
             default=None,
         )
@@ -65,23 +84,45 @@ class Overview:
     @property
     def running(self) -> int:
         """Return how many jobs run."""
-        return sum(lane.running for lane in self.lanes)
+        return sum(lane.running for lane in self.lanes or ())
 
     @property
     def slots(self) -> int:
         """Return how many could run."""
-        return sum(lane.slots for lane in self.lanes)
+        return sum(lane.slots for lane in self.lanes or ())
+
+    @property
+    def unsampled_min(self) -> int | None:
+        """Return for how many minutes no scheduler has sampled the lanes, up to the last hour; None if not known."""
+        if not self.samples:
+            return None
+        return min(
+            next((at for at, one in enumerate(reversed(line)) if one), len(line)) for line in self.samples.values()
+        )
 
 
 def gather() -> Overview:
     """Read it all."""
+    regions = Regions()
     waits = waits_for_people()
     return Overview(
-        lanes=lane_loads(settings.LANES),
-        stuck=stuck(),
-        dead_letters=list(newest_dead_letters().select_related("run__endpoint")[:SHOWN]),
-        waiting=bounded_count(waits),
-        waits=list(waits.select_related("job__run__endpoint", "job__user")[:SHOWN]),
-        workers=workers(WORKERS_SHOWN),
-        modes=mode_figures(),
+        lanes=regions.read("lanes", lambda: lane_loads(settings.LANES)),
+        workers=regions.read("workers", lambda: workers(WORKERS_SHOWN)),
+        stuck=regions.read("what is stuck", stuck),
+        holds=regions.read("holds", holds_in_force),
+        dead_letters=regions.read("dead letters", _newest_dead),
+        waiting=regions.read("how many approvals are pending", lambda: bounded_count(waits)),
+        waits=regions.read("pending approvals", lambda: list(waits.select_related(*_OF_WAITS)[:SHOWN])),
+        idle_operations=regions.read("operations", lambda: idle_operations(SHOWN)),
+        samples=regions.read("the lanes’ last hour", lambda: history(settings.LANES)),
+        work=regions.read("what ended in the last hour", lambda: ended_by_minute(settings.LANES)),
+        modes=regions.read("modes", mode_figures),
+        unread=regions.unread,
     )
+
+
+_OF_WAITS = ("job__run__endpoint", "job__user")
+
+
+def _newest_dead() -> list[Job]:
+    return list(newest_dead_letters().select_related("run__endpoint")[:SHOWN])
