@@ -21,7 +21,7 @@ from agents.chat import escape, exchange, stream
 from agents.chat.audience import Audience
 from agents.chat.database import ask, in_thread
 from agents.chat.exchange import Begun, Reply, Said, Written
-from agents.chat.refusals import ChatFull, Paused, ReplyRunning, unavailable
+from agents.chat.refusals import ChatFull, ReplyRunning, paused, unavailable
 from agents.chat.stream import RunStream, Ticker
 from audit.trail import Actor
 from jobs import lanes, script, wakeups
@@ -160,7 +160,7 @@ class ChatHost:
             known = await _registry()
             begun = await ask(lambda: exchange.begin(said, known, host.worker_id))
         except HeldBack as error:
-            raise Paused(f"Messages wait for: {', '.join(error.reasons)}. Try again later.") from None
+            raise paused(error.reasons) from None
         except UniqueViolation:
             raise ReplyRunning("A reply is still being written in this conversation.") from None
         except (*OUTAGE, NotLeased, DatabaseError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from accounts.problems import Problem, Unavailable
 
 
@@ -75,6 +77,13 @@ class TooManySockets(Problem):
     """
 
     slug, title, status = "too-many-sockets", "Too many connections", 429
+
+
+def paused(reasons: Sequence[str]) -> Paused:
+    """Return the refusal of a message for reasons that hold its job back, in words for who sent it."""
+    kinds = {reason.removeprefix("hold:").partition(":")[0] for reason in reasons}
+    what = "Astra" if "all" in kinds else "The chat" if "lane" in kinds else "This agent"
+    return Paused(f"{what} is paused for now. Try again later.")
 
 
 def unavailable(detail: str, *, after_s: int = 3) -> Unavailable:
