@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -11,6 +12,7 @@ from django.db.backends.utils import CursorWrapper
 from agents.run_stats import BOUNDS_S, EPOCH
 
 SWEEP_EVERY_S = 5.0
+SWEEP_AT_MOST_S = 0.3
 #: A run's end is the time at which its last transaction began. So long is waited for such transactions to commit, and
 #: for one that is seen to be open still, like that of a process that was stopped, up to the longer time. Seconds.
 SETTLED_S = 15
@@ -27,7 +29,17 @@ FORGOTTEN_AT_ONCE = 1_000
 
 
 def sweep() -> int:
-    """Count the runs that ended since the last count. Returns how many minutes were counted; 0 if none was due.
+    """Count the runs that ended since the last count, bite by bite, for a moment. Returns how many minutes."""
+    began, minutes = time.monotonic(), 0
+    while counted := turn():
+        minutes += counted
+        if time.monotonic() - began > SWEEP_AT_MOST_S:
+            break
+    return minutes
+
+
+def turn() -> int:
+    """Count one bite. Returns how many minutes were counted; 0 if none was due, or somebody else counts.
 
     The cursor's row is locked meanwhile, and moves on in the same transaction: no run is counted twice or left out,
     whoever dies when.

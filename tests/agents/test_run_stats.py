@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from agents import run_count
 from agents.models import Run, RunStat, RunStatCursor
-from agents.run_count import sweep
+from agents.run_count import sweep, turn
 from agents.run_stats import BOUNDS_S, EPOCH, Histogram, RunTotal, added, ended_by_minute, totals
 from audit.trail import SYSTEM
 from jobs.actions import Discard, Redrive
@@ -131,7 +131,7 @@ def test_schedulers_that_count_at_once_count_each_run_once() -> None:
 
 def test_schedulers_that_begin_at_once_begin_once() -> None:
     ended(minutes(5))
-    results = at_once(*[sweep] * 5)
+    results = at_once(*[turn] * 5)
     assert set(results) <= {0, 60}
     assert RunStatCursor.objects.count() == 1
     count_all()
@@ -144,24 +144,32 @@ def test_a_gap_of_hours_is_made_up_for_an_hour_at_a_time() -> None:
         ended(timedelta(hours=hours))
     since = minute_of(timezone.now() - timedelta(hours=6))
     RunStatCursor.objects.update(counted_until=since)
-    assert [sweep() for _ in range(3)] == [60, 60, 60]
+    assert [turn() for _ in range(3)] == [60, 60, 60]
     assert RunStatCursor.objects.get().counted_until == since + timedelta(hours=3)
     count_all()
     assert total().runs == 5
+
+
+def test_a_sweep_makes_up_for_a_gap_but_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sweep() == 0
+    monkeypatch.setattr(run_count, "SWEEP_AT_MOST_S", 0.0)
+    assert sweep() == 60
+    monkeypatch.setattr(run_count, "SWEEP_AT_MOST_S", 60.0)
+    assert sweep() > 22 * 60
 
 
 def test_a_backlog_of_very_many_runs_is_counted_in_smaller_bites(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_count, "RUNS_AT_ONCE", 2)
     sweep()
     for _ in range(3):
-        ended(minutes(200.5))
+        ended(minutes(201.5))
     since = minute_of(timezone.now()) - minutes(210)
     RunStatCursor.objects.update(counted_until=since)
-    assert [sweep() for _ in range(2)] == [1, 1]
+    assert [turn() for _ in range(2)] == [1, 1]
     RunStatCursor.objects.update(counted_until=since - minutes(8))
-    assert [sweep() for _ in range(2)] == [10, 1]
+    assert [turn() for _ in range(2)] == [10, 1]
     monkeypatch.setattr(run_count, "RUNS_AT_ONCE", 3)
-    assert sweep() == 60
+    assert turn() == 60
     assert total().runs == 3
 
 
@@ -375,7 +383,7 @@ def test_before_anything_was_counted_nothing_is_known() -> None:
 def test_counting_and_reading_take_as_many_statements_whatever_there_is() -> None:
     def statements() -> tuple[int, int, int]:
         with CaptureQueriesContext(connection) as counting:
-            assert sweep()
+            assert turn() == 60
         with CaptureQueriesContext(connection) as reading:
             ended_by_minute(["queue", "chat"])
         with CaptureQueriesContext(connection) as summing:
