@@ -14,7 +14,9 @@ from uuid import UUID
 
 import psycopg
 from django.db import OperationalError, connection, transaction
-from django.db.models.functions import Now
+from django.db.models import Func, QuerySet, TextField, UUIDField
+from django.db.models.fields.json import KeyTransform
+from django.db.models.functions import Cast, Now
 from psycopg.types.json import Jsonb
 
 from audit import trail
@@ -131,6 +133,19 @@ def at_most(seconds: float) -> Iterator[None]:
 def took_too_long(error: BaseException) -> bool:
     """Tell whether the error is that of a statement which was given up."""
     return isinstance(error.__cause__, psycopg.errors.QueryCanceled)
+
+
+class _Each(Func):
+    """Each text of a JSON array, a row of its own."""
+
+    function = "jsonb_array_elements_text"
+    set_returning = True
+
+
+def fixed_ids(operation_id: UUID) -> QuerySet[BulkOperation, Any]:
+    """Return a query of the ids that an operation's selection was fixed to; none if it was too large for that."""
+    each = Cast(_Each(KeyTransform(FIXED, "selection"), output_field=TextField()), UUIDField())
+    return BulkOperation.objects.filter(pk=operation_id).values_list(each, flat=True)
 
 
 def start(
