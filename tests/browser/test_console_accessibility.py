@@ -13,7 +13,9 @@ from playwright.sync_api import Page
 
 from accounts import roles
 from agents.models import Run
-from jobs.models import JobEvent, Wait
+from audit.trail import Actor
+from jobs.actions import Pause
+from jobs.models import BulkOperation, Hold, JobEvent, LaneSample, Wait
 from tests.browser.conftest import Open
 from tests.support.people import person
 from tests.support.tasks import PROBLEM, fleet, step, task
@@ -63,6 +65,79 @@ def _list() -> str:
     return "/console/tasks/?since=24h"
 
 
+def _queues() -> str:
+    _overview()
+    fleet({"queue": 4, "batch": 2, "suspect": 1}, hostname="a-machine-with-a-long-name.in.a.deep.domain.example")
+    fleet(ended="lost", ended_at=timezone.now() - timedelta(hours=2))
+    minute = timezone.now().replace(second=0, microsecond=0)
+    for ago in (0, 1, 2, 9, 10, 40):
+        LaneSample.objects.create(
+            lane="queue",
+            minute=minute - timedelta(minutes=ago),
+            queued=9_000 + ago,
+            oldest_s=3_000.0,
+            running=4,
+            slots=4,
+        )
+    note = "A note with a very long word: " + "donaudampfschifffahrt" * 8
+    Hold.objects.create(key="lane:queue", reason="paused", note=note, placed_by="olga")
+    Hold.objects.create(key="endpoint:an.endpoint.with.quite.a.long.name.v1", reason="breaker", placed_by="astra")
+    return "/console/queues/?figures=queue"
+
+
+def _everything_paused() -> str:
+    Hold.objects.create(key="all", reason="paused", placed_by="olga")
+    return "/console/queues/"
+
+
+def _overview_of_trouble() -> str:
+    _queues()
+    fleet(version="0.0.9", pid=9)
+    task("dead", lane="queue", error=PROBLEM | {"fingerprint": "other"})
+    return "/console/"
+
+
+def _dead_letters() -> str:
+    _dead()
+    task("dead", error=PROBLEM | {"fingerprint": "builtins.ValueError in " + "a_module_with_a_long_name." * 4})
+    return "/console/dead-letters/"
+
+
+def _dead_letter_group() -> str:
+    _dead()
+    return "/console/dead-letters/group/?error="
+
+
+def _operation(**more: Any) -> str:
+    values = {
+        "verb": "redrive",
+        "selector": "tasks",
+        "selection": {"filter": {"state": "dead"}},
+        "words": "dead letters of help.v1 whose last failure was " + "very long " * 12,
+        "expected": 1_200,
+        "changed": 700,
+        "refused": 3,
+        "refusals": {"It was redriven meanwhile by otto, so it was not redriven again.": 3},
+        "state": "running",
+        "asked_by_name": "olga",
+        "started_at": timezone.now(),
+    }
+    return f"/console/operations/{BulkOperation.objects.create(**(values | more)).pk}/"
+
+
+def _operations() -> str:
+    _operation()
+    _operation(state="stopped", finished_at=timezone.now())
+    _operation(state="failed", finished_at=timezone.now(), problem="The selection can't be read: " + "x" * 80)
+    return "/console/operations/"
+
+
+def _audit() -> str:
+    for key in ("lane:queue", "agent:helper"):
+        Pause(Actor(known_as="olga", address="2001:db8::8a2e:370:7334"), note="Because " * 30).run(key)
+    return "/console/audit/"
+
+
 def _step() -> str:
     run = task("succeeded")
     return f"/console/tasks/{run.pk}/steps/{step(run, input={'a': [1, {'b': None}]}, output='words').pk}/"
@@ -78,6 +153,21 @@ PAGES: dict[str, Callable[[], str]] = {
     "sign-in": lambda: "/accounts/login/",
     "overview": _overview,
     "overview-empty": lambda: "/console/",
+    "overview-of-trouble": _overview_of_trouble,
+    "queues": _queues,
+    "queues-empty": lambda: "/console/queues/",
+    "queues-paused": _everything_paused,
+    "dead-letters": _dead_letters,
+    "dead-letters-empty": lambda: "/console/dead-letters/",
+    "dead-letter-group": _dead_letter_group,
+    "operations": _operations,
+    "operations-empty": lambda: "/console/operations/",
+    "operation": _operation,
+    "operation-stopped": lambda: _operation(state="stopped", finished_at=timezone.now()),
+    "agents": lambda: "/console/agents/",
+    "agent": lambda: "/console/agents/helper/",
+    "audit": _audit,
+    "audit-empty": lambda: "/console/audit/",
     "tasks": _list,
     "tasks-empty": lambda: "/console/tasks/",
     "task-running": _task(_running),
