@@ -32,8 +32,7 @@ def readyz(request: HttpRequest) -> JsonResponse:
 
     ``idle_lanes`` lists the lanes without a live worker, for a site that serves only some on purpose.
     """
-    faults = find_faults()
-    idle = list(LANES) if faults["migrations"] else idle_lanes()
+    faults, idle = look()
     body = {
         "status": "unavailable" if any(faults.values()) else "ok",
         "checks": {check: fault or "ok" for check, fault in faults.items()},
@@ -45,17 +44,25 @@ def readyz(request: HttpRequest) -> JsonResponse:
     return response
 
 
-def find_faults() -> dict[str, str]:
-    """Return for each check what is wrong, a sentence, or nothing."""
-    faults = {"database": database_fault(), "redis": NO_REDIS if reach.redis_fault() else ""}
-    if faults["database"]:
-        return faults | {"migrations": NO_DATABASE, "lanes": NO_DATABASE}
-    missing = schema.missing()
+def look() -> tuple[dict[str, str], list[str]]:
+    """Return for each check what is wrong, a sentence or nothing, and the lanes that no live worker serves.
+
+    Where the latter can't be known it is all of them.
+    """
+    redis = NO_REDIS if reach.redis_fault() else ""
+    away = {"database": NO_DATABASE, "redis": redis, "migrations": NO_DATABASE, "lanes": NO_DATABASE}
+    if database_fault():
+        return away, list(LANES)
+    try:
+        missing = schema.missing()
+        idle = list(LANES) if missing else idle_lanes()
+    except DatabaseError:  # it went away just now
+        return away, list(LANES)
     if missing:
         lacks = f"The database lacks {len(missing)} migrations; run manage.py migrate."
-        return faults | {"migrations": lacks, "lanes": lacks}
-    idle = idle_lanes()
-    return faults | {"migrations": "", "lanes": f"No worker serves {', '.join(idle)}." if idle else ""}
+        return {"database": "", "redis": redis, "migrations": lacks, "lanes": lacks}, idle
+    unserved = f"No worker serves {', '.join(idle)}." if idle else ""
+    return {"database": "", "redis": redis, "migrations": "", "lanes": unserved}, idle
 
 
 def database_fault() -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import connection
 from django.test import Client
 from pytest_django import Settings
 
+from astra_site import schema
 from astra_site.health import LANES
 from jobs import lease, script
+from jobs.pool import conninfo
+from tests.support.connections import let_go
 
 
 def ready(client: Client) -> tuple[int, dict[str, Any]]:
@@ -64,3 +68,24 @@ def test_missing_migrations_are_counted(client: Client) -> None:
         cursor.execute("DELETE FROM django_migrations WHERE app = 'jobs' AND name = '0001_initial'")
     status, body = ready(client)
     assert (status, body["checks"]["migrations"]) == (503, "The database lacks 1 migrations; run manage.py migrate.")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_goes_away_between_two_checks_is_said(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    really = schema.missing
+
+    def and_away() -> list[str]:
+        with psycopg.connect(conninfo(), autocommit=True) as own:
+            own.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        return really()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "missing", and_away)
+        status, body = ready(client)
+    let_go()
+    gone = "The database does not answer."
+    assert (status, body["idle_lanes"]) == (503, list(LANES))
+    assert body["checks"] == {"database": gone, "redis": "ok", "migrations": gone, "lanes": gone}

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection
@@ -145,6 +146,7 @@ def test_a_revoked_token_scrapes_no_more(olga: User) -> None:
 
 
 def test_there_is_nothing_to_post(scraper: Client) -> None:
+    scraper.handler.enforce_csrf_checks = True
     response = scraper.post(URL)
     assert (response.status_code, response["Allow"]) == (405, "GET, HEAD")
     assert scraper.head(URL).status_code == 200
@@ -221,6 +223,18 @@ def test_every_metric_and_label_is_in_the_reference_and_no_other(scraper: Client
         assert set(re.findall(r"`(\w+)`", row)) == set(sample.labels) - {"le"}, sample.name
     for bound in BOUNDS_S:
         assert f"{bound:g}" in PAGE.read_text()
+
+
+def test_the_examples_of_the_reference_are_yaml_and_ask_for_metrics_that_there_are(scraper: Client) -> None:
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)]
+    scrapes, alerts = blocks
+    [job] = scrapes["scrape_configs"]
+    rules = [rule for group in alerts["groups"] for rule in group["rules"]]
+    assert len({rule["alert"] for rule in rules}) == 5
+    asked = {name for rule in rules for name in re.findall(r"astra_\w+", rule["expr"])}
+    known = {sample.name for family in scrape(scraper).values() for sample in family.samples}
+    assert asked <= known | {"astra_first_token_seconds_bucket"}
+    assert f'up{{job="{job["job_name"]}"}}' in rules[0]["expr"]
 
 
 # --- What it tells ---------------------------------------------------------------------------------------------------
