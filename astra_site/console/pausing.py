@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.http import urlencode
 
 from agents import registry
 from audit.models import AuditEntry
@@ -76,6 +78,13 @@ class Held:
     def anchor(self) -> str:
         """Return the id of its row."""
         return f"hold-{self.hold.pk}"
+
+    @property
+    def waiting_link(self) -> str:
+        """Return the address of the tasks that it may stop."""
+        kind, _, name = self.hold.key.partition(":")
+        filters = {"state": "blocked"} | ({kind: name} if kind in _KINDS else {})
+        return f"{reverse('tasks')}?{urlencode(filters)}"
 
     @cached_property
     def words(self) -> str:

@@ -4,6 +4,7 @@ import re
 from datetime import datetime, timedelta
 from html import unescape
 from threading import Barrier, Thread
+from typing import Any
 
 import psycopg
 import pytest
@@ -250,6 +251,20 @@ def test_what_cannot_be_paused_is_refused_in_words(
     assert page.status_code == status
     assert words in page.content.decode()
     assert not Hold.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "made"),
+    [("lane:queue", {}), ("agent:helper", {}), ("endpoint:help.v1", {}), ("all", {"endpoint": "dig.v1"})],
+)
+def test_the_number_that_wait_for_a_hold_leads_to_those_tasks(operator: Client, key: str, made: dict[str, Any]) -> None:
+    Hold.objects.create(key=key, reason="paused", placed_by="olga")
+    run = task("blocked", blocked_on=[f"hold:{key}"], **made)
+    if key != "all":
+        task("blocked", endpoint="dig.v1", lane="batch", blocked_on=["partition"])
+    link = re.search(r'<a href="([^"]+)">1 task</a> waits for it', text(operator))
+    assert link
+    assert [shown.pk for shown in operator.get(unescape(link[1])).context["page"].items] == [run.pk]
 
 
 def test_lane_suspect_offers_no_pause(operator: Client) -> None:
