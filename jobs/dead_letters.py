@@ -21,11 +21,11 @@ from jobs.queries import Bounded
 
 #: As many groups are looked at, and as many of those are counted and shown.
 WALKED = 200
-SHOWN = 40
+SHOWN = 30
 #: The letters of a group are counted up to here,
 COUNT_UP_TO = 1_000
 #: and up to here to find the largest groups among those that are looked at.
-ROUGHLY_UP_TO = 200
+ROUGHLY_UP_TO = 100
 #: So many of the newest letters of a group say whose work it is.
 NEWEST = 20
 #: The hours that are told apart.
@@ -84,6 +84,12 @@ class Group:
     hours: Sequence[int | None]
     #: The newest of them.
     newest: Sequence[UUID]
+
+    @property
+    def today(self) -> Bounded:
+        """Return how many came in the hours that are told apart."""
+        known = [number for number in self.hours if number is not None]
+        return Bounded(self.count.number, more=True) if len(known) < len(self.hours) else Bounded(sum(known))
 
 
 @dataclass(frozen=True, slots=True)

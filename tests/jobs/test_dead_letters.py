@@ -159,9 +159,9 @@ def test_many_kinds_of_many_letters_take_as_many_statements_as_one() -> None:
     with CaptureQueriesContext(connection) as few:
         groups()
     for number in range(60):
-        dead(f"k{number % 30}", ago=number)
+        dead(f"k{number % 20}", ago=number)
     with CaptureQueriesContext(connection) as many:
-        assert len(groups().groups) == 31
+        assert len(groups().groups) == 21
     assert len(few) == len(many) == 2
 
 
