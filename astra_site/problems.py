@@ -114,7 +114,7 @@ def explain(request: HttpRequest, slug: str) -> HttpResponse:
     entry = registry().get(slug)
     if entry is None:
         raise Http404(f"There is no problem type {slug}.")
-    context = {"problem": entry, "meaning": _marked(entry.meaning), "advice": _marked(entry.advice)}
+    context = {"problem": entry, "meaning": marked(entry.meaning), "advice": marked(entry.advice)}
     return render(request, "problems/explain.html", context)
 
 
@@ -136,8 +136,8 @@ def answer_run_error(error: RunError) -> HttpResponse:
     return JsonResponse({**error.as_problem(), "status": 422}, status=422, content_type=CONTENT_TYPE)
 
 
-def _marked(text: str) -> SafeString:
-    """Show what stands between backticks as code."""
+def marked(text: str) -> SafeString:
+    """Return a text as HTML, what stands between backticks as code."""
     parts = [("<code>{}</code>" if place % 2 else "{}", part) for place, part in enumerate(text.split("`"))]
     return mark_safe("".join(format_html(shape, part) for shape, part in parts))  # noqa: S308 - each part is escaped
 
