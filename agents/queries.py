@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-from django.contrib.postgres.search import SearchQuery, SearchVectorExact
 from django.db.models import F, Func, Model, QuerySet, TextField, Value
 from django.db.models.functions import Left
 
 from accounts import roles
-from agents.models import SEARCHED_INPUT, AgentVersion, Endpoint, Run, Step
+from agents.models import AgentVersion, Endpoint, Run, Step
 from agents.modes import POLICIES
+from agents.search import EXACTLY as EXACTLY
+from agents.search import between, search
+from agents.search import by_id as by_id
 from jobs.models import Job
-from jobs.models.job import FINGERPRINT, HAS_ERROR, SEARCHED_ERROR
 from jobs.states import State
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
-
-#: Words that no more tasks than this hold are rare.
-RARE_UP_TO = 500
-#: What stands before a fingerprint that is nothing else, not even words. Nothing after it: failures without one.
-EXACTLY = "="
-_WORDS = re.compile(r"\w+")
-_HEX = re.compile(r"[0-9a-f]{8,32}")
-
 
 _FIRST_TEXT = Value('$.arguments.* ? (@.type() == "string")')
 _ABOUT = Left(
@@ -74,7 +66,12 @@ def visible_to(user: AbstractBaseUser | AnonymousUser) -> QuerySet[Run]:
     runs = Run.objects.select_related("job", "endpoint", "agent", "user").order_by("-job_id")
     if roles.is_operator(user):
         return runs
-    return runs.filter(user_id=user.pk) if user.pk is not None else runs.none()
+    return of_user(runs, user.pk) if user.pk is not None else runs.none()
+
+
+def of_user(runs: QuerySet[Run], *ids: int) -> QuerySet[Run]:
+    """Narrow the tasks down to those of some users, by the job: its index has each one's newest first."""
+    return runs.filter(job__user_id__in=ids)
 
 
 def matching(runs: QuerySet[Run], wanted: TaskFilter) -> QuerySet[Run]:
@@ -111,7 +108,7 @@ def page(runs: QuerySet[Run], *, cursor: str = "", limit: int = 50) -> Page[Run]
         BadCursor: it was not made here.
     """
     if cursor:
-        runs = runs.filter(job_id__lt=decode(cursor, UUID))
+        runs = between(runs, end=decode(cursor, UUID))
     return cut(runs, limit, lambda run: run.job_id)
 
 
@@ -156,58 +153,6 @@ def usage(run: Run) -> dict[str, Any]:
 def error(run: Run) -> dict[str, Any] | None:
     """Return the last problem of a run that has not succeeded."""
     return None if run.job.state == State.SUCCEEDED else run.job.error
-
-
-def failed_alike(runs: QuerySet[Run], text: str) -> QuerySet[Run]:
-    """Return the tasks whose last failure has this fingerprint, or whose title, detail or type holds all these words.
-
-    A fingerprint that no task has is read as words, unless it stands after `EXACTLY`.
-    """
-    failed = Job.objects.filter(HAS_ERROR)
-    alike = failed.alias(alike=FINGERPRINT).filter(alike=text.removeprefix(EXACTLY))
-    if not text.startswith(EXACTLY) and not alike.exists():
-        words = _WORDS.findall(text)
-        if not words:
-            return runs.none()
-        query = SearchQuery(" & ".join(f"{word}:*" for word in words), config="simple", search_type="raw")
-        alike = failed.filter(SearchVectorExact(SEARCHED_ERROR, query))
-    return runs.filter(job__in=alike)
-
-
-def exactly(text: str) -> str:
-    """Return what finds the same failures at any later time: a fingerprint stays one when no task has it any more."""
-    if (
-        text.startswith(EXACTLY)
-        or not Job.objects.filter(HAS_ERROR).alias(alike=FINGERPRINT).filter(alike=text).exists()
-    ):
-        return text
-    return EXACTLY + text
-
-
-def by_id(runs: QuerySet[Run], text: str) -> QuerySet[Run]:
-    """Return the tasks whose id begins with ``text``; none if that is not at least eight digits of an id."""
-    digits = text.strip().lower().replace("-", "")
-    if not _HEX.fullmatch(digits):
-        return runs.none()
-    low, high = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
-    return runs.filter(job_id__gte=low, job_id__lte=high)
-
-
-def search(runs: QuerySet[Run], text: str) -> QuerySet[Run]:
-    """Return the tasks whose id begins with ``text``, or whose input holds all its words or their beginnings.
-
-    A list of the newest walks from the newest on: that ends soon for words that many tasks hold, but for rare ones it
-    would read the whole table. Those are looked up by their index first, for the planner cannot tell the two apart.
-    """
-    if _HEX.fullmatch(text.strip().lower().replace("-", "")):
-        return by_id(runs, text)
-    words = _WORDS.findall(text)
-    if not words:
-        return runs.none()
-    query = SearchQuery(" & ".join(f"{word}:*" for word in words), config="simple", search_type="raw")
-    holds = SearchVectorExact(SEARCHED_INPUT, query)
-    rare = list(Run.objects.filter(holds).order_by().values_list("pk", flat=True)[: RARE_UP_TO + 1])
-    return runs.filter(pk__in=rare) if len(rare) <= RARE_UP_TO else runs.filter(holds)
 
 
 def encode(value: object) -> str:

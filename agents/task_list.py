@@ -1,4 +1,4 @@
-"""The task list of the console: its filters as they stand in the address, its tabs and its pages."""
+"""The filters of the task list, as they stand in the address."""
 
 from __future__ import annotations
 
@@ -9,30 +9,25 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import User
-from django.core.exceptions import EmptyResultSet
-from django.db import OperationalError, connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from accounts import roles
-from agents import queries
+from agents import queries, search
 from agents.models import Run
 from agents.modes import Mode
 from agents.queries import TaskFilter
-from jobs.queries import Bounded
 from jobs.states import State
 
-PAGE = 50
-#: Tabs count up to this many tasks each; past it they say so.
-TAB_UP_TO = 1_000
-#: Counting is a courtesy: it is given up when it takes longer.
-TAB_TIMEOUT_MS = 750
-
-SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
-_SPAN_WORDS = {"1h": "hour", "24h": "24 hours", "7d": "7 days"}
-#: Filters that have no field of their own: other pages link here with them, and the page shows each with a way out.
+SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+SPAN_WORDS = {"1h": "hour", "24h": "24 hours", "7d": "7 days", "30d": "30 days"}
+#: In place of a span: what the fields ``from`` and ``to`` say.
+CUSTOM = "custom"
+#: Filters that other pages link here with.
 _LINKED = ("lane", "mode", "since", "until", "ended", "ended_until")
 _TIMES = ("since", "until", "ended", "ended_until")
+#: A job is not made after its end; but clocks of two machines made the two times.
+_CLOCKS_APART = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +39,7 @@ class ListFilter:
     endpoint: str = ""
     agent: str = ""
     user: str = ""
-    #: A failure's fingerprint (after `queries.EXACTLY` nothing else), or words of what was said of it.
+    #: A failure's fingerprint (after `search.EXACTLY` nothing else), or words of what was said of it.
     error: str = ""
     lane: str = ""
     mode: str = ""
@@ -57,8 +52,12 @@ class ListFilter:
 
     @classmethod
     def read(cls, query: Mapping[str, str], user: Any) -> ListFilter:
-        """Read the parameters of an address; only an operator may ask for another user's tasks."""
-        values = {name: query.get(name, "").strip()[:200] for name in cls.__slots__}
+        """Read the parameters of an address; only an operator may ask for another user's tasks.
+
+        ``from`` and ``to`` are the fields of the form for a time of one's own, in the site's time zone. A span of
+        `SPANS` wins over them: without a script they are there, whatever is chosen.
+        """
+        values = {name: _clean(query.get(name, "")) for name in cls.__slots__}
         allowed: dict[str, list[str]] = {"state": State.values, "mode": list(Mode)}
         for name, known in allowed.items():
             if values[name] not in known:
@@ -66,9 +65,14 @@ class ListFilter:
         for name in _TIMES:
             if moment(values[name]) is None:
                 values[name] = ""
+        if not values["since"]:
+            for name, field in (("since", "from"), ("until", "to")):
+                at = moment(_clean(query.get(field, "")))
+                if at is not None:
+                    values[name] = at.isoformat()
         if not roles.is_operator(user):
             values["user"] = ""
-        return cls(**{name: value.replace("\0", "") for name, value in values.items()})
+        return cls(**values)
 
     def frozen(self) -> dict[str, str]:
         """Return what is set, with spans as the moments that they mean now: the same filter at any later time."""
@@ -78,15 +82,35 @@ class ListFilter:
             if at is not None:
                 found[name] = at.isoformat()
         if self.error:
-            found["error"] = queries.exactly(self.error)
+            found["error"] = search.exactly(self.error)
         return found
 
     def any_but_state(self) -> bool:
         """Tell whether it narrows the list at all, apart from the tab."""
         return any(getattr(self, name) for name in self.__slots__ if name != "state")
 
+    def number_of_fields(self) -> int:
+        """Return how many of the form's fields are set, but for the text, which is always in sight."""
+        fields = (self.endpoint, self.agent, self.user, self.error, self.since or self.until)
+        return sum(1 for value in fields if value)
+
+    @property
+    def span(self) -> str:
+        """The time as the form's choice shows it: a span, `CUSTOM` or nothing."""
+        return self.since if self.since in SPANS else CUSTOM if self.since or self.until else ""
+
+    @property
+    def from_field(self) -> str:
+        """The beginning of a time of one's own, as a field takes it: in the site's time zone, without naming it."""
+        return _field(self.since) if self.span == CUSTOM else ""
+
+    @property
+    def to_field(self) -> str:
+        """The end of a time of one's own, as a field takes it."""
+        return _field(self.until) if self.span == CUSTOM else ""
+
     def chips(self) -> list[tuple[str, str, str]]:
-        """Return the filters that have no field, each as its name, its value and in words."""
+        """Return the filters that other pages link with, each as its name, its value and in words."""
         words = {
             "lane": f"Lane {self.lane}",
             "mode": f"Mode {self.mode}",
@@ -97,80 +121,30 @@ class ListFilter:
         }
         return [(name, value, words[name]) for name in _LINKED if (value := getattr(self, name))]
 
+    def chips_without_field(self) -> list[tuple[str, str, str]]:
+        """Return those of the `chips` that the form has no field for."""
+        shown = ("since", "until") if self.span == CUSTOM else ("since",)
+        return [chip for chip in self.chips() if chip[0] not in shown]
+
     def apply(self, runs: QuerySet[Run], *, with_state: bool = True) -> QuerySet[Run]:
         """Narrow the tasks down."""
         status = (self.state,) if self.state and with_state else ()
         runs = queries.matching(runs, TaskFilter(status, self.endpoint, self.agent, self.q))
         if self.user:
-            runs = runs.filter(user_id__in=queries.ids_of(User.objects.filter(username=self.user)))
+            runs = queries.of_user(runs, *queries.ids_of(User.objects.filter(username=self.user)))
         if self.lane:
             runs = runs.filter(job__lane=self.lane)
         if self.mode:
             runs = runs.filter(mode=self.mode)
         if self.error:
-            runs = queries.failed_alike(runs, self.error)
-        if at := moment(self.since):
-            runs = runs.filter(job_id__gte=_first_id(at))
-        if at := moment(self.until):
-            runs = runs.filter(job_id__lt=_first_id(at))
+            runs = search.failed_alike(runs, self.error)
+        first, end = moment(self.since), moment(self.until)
         if at := moment(self.ended):
             runs = runs.filter(job__finished_at__gte=at)
         if at := moment(self.ended_until):
             runs = runs.filter(job__finished_at__lt=at)
-        return runs
-
-
-@dataclass(frozen=True, slots=True)
-class Tab:
-    """A state and how many tasks of the filtered list are in it; None when counting took too long."""
-
-    state: str
-    label: str
-    count: Bounded | None
-    current: bool
-
-
-def tabs(runs: QuerySet[Run], chosen: ListFilter) -> list[Tab]:
-    """Return a tab for every state that has tasks, and for the chosen one. One statement."""
-    counts = _counts(chosen.apply(runs, with_state=False))
-    found = [Tab("", "All", _all(counts), not chosen.state)]
-    for state in State:
-        count = counts.get(state.value) if counts is not None else None
-        if count or counts is None or state == chosen.state:
-            found.append(Tab(state.value, state.label, count, state == chosen.state))
-    return found
-
-
-def _all(counts: Mapping[str, Bounded] | None) -> Bounded | None:
-    if counts is None:
-        return None
-    return Bounded(sum(count.number for count in counts.values()), any(count.more for count in counts.values()))
-
-
-def _counts(runs: QuerySet[Run]) -> dict[str, Bounded] | None:
-    """Count the tasks of each state, up to a bound each, in one statement that may not take long."""
-    parts: list[str] = []
-    params: list[Any] = []
-    for state in State:
-        # In the order of the list, for the tasks that are live are the newest: from there the planner walks least.
-        query = runs.filter(job__state=state.value).order_by("-job_id").values("pk")[: TAB_UP_TO + 1].query
-        try:
-            sql, values = query.sql_with_params()
-        except EmptyResultSet:  # a search that nothing can match
-            return {}
-        parts.append(f"SELECT '{state.value}', (SELECT count(*) FROM ({sql}) AS counted)")
-        params += values
-    try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(TAB_TIMEOUT_MS)])
-            cursor.execute(" UNION ALL ".join(parts), params)
-            rows = cursor.fetchall()
-            cursor.execute("SELECT set_config('statement_timeout', '0', true)")
-    except OperationalError as error:
-        if getattr(error.__cause__, "sqlstate", "") != "57014":  # query_canceled
-            raise
-        return None
-    return {state: Bounded.of(number, TAB_UP_TO) for state, number in rows}
+            end = min(end, at + _CLOCKS_APART) if end else at + _CLOCKS_APART
+        return search.between(runs, _first_id(first) if first else None, _first_id(end) if end else None)
 
 
 def moment(text: str) -> datetime | None:
@@ -181,16 +155,25 @@ def moment(text: str) -> datetime | None:
         at = datetime.fromisoformat(text)
     except ValueError:
         return None
-    if at.tzinfo is None:
-        at = timezone.make_aware(at)
-    return at if 1971 <= at.year <= 9000 else None
+    if not 1971 <= at.year <= 9000:
+        return None
+    return at if at.tzinfo is not None else timezone.make_aware(at)
+
+
+def _clean(text: str) -> str:
+    return text.replace("\0", "").strip()[:200]
+
+
+def _field(text: str) -> str:
+    at = moment(text)
+    return timezone.localtime(at).replace(tzinfo=None, microsecond=0).isoformat() if at is not None else ""
 
 
 def _after(text: str) -> str:
     at = moment(text)
     if at is None:
         return ""
-    return f"in the last {_SPAN_WORDS[text]}" if text in SPANS else f"after {timezone.localtime(at):%-d %b %Y, %H:%M}"
+    return f"in the last {SPAN_WORDS[text]}" if text in SPANS else f"after {timezone.localtime(at):%-d %b %Y, %H:%M}"
 
 
 def _before(text: str) -> str:

@@ -25,10 +25,11 @@ from agents.modes import policy
 from agents.queries import BadCursor
 from agents.runtime.errors import BadInput
 from agents.task_form import TaskForm
-from agents.task_list import PAGE, ListFilter, tabs
+from agents.task_list import SPAN_WORDS, ListFilter
 from agents.task_page import TaskPage
 from agents.task_problem import Problem
 from agents.task_redrive import changed_since, in_words, standing
+from agents.task_results import NOT_LISTED, PAGE, find
 from jobs.actions import Cancel, Discard, InvalidState, Redrive, Seen
 from jobs.states import REDRIVABLE, State
 
@@ -44,19 +45,23 @@ def tasks(request: HttpRequest) -> HttpResponse:
     """List tasks, newest first, as the address filters them."""
     runs = queries.visible_to(request.user)
     chosen = ListFilter.read(request.GET, request.user)
+    is_operator = roles.is_operator(request.user)
+    cursor = request.GET.get("cursor", "")
     try:
-        page = queries.page(chosen.apply(runs), cursor=request.GET.get("cursor", ""), limit=PAGE)
+        results = find(runs.defer(*NOT_LISTED), chosen, whole=is_operator, cursor=cursor, limit=PAGE)
     except BadCursor:
         return redirect("tasks")
     context = {
         "section": "tasks",
         "chosen": chosen,
-        "tabs": tabs(runs, chosen),
-        "page": page,
-        "is_first": not request.GET.get("cursor"),
+        "results": results,
+        "page": results.page,
+        "is_first": not cursor,
+        "spans": SPAN_WORDS,
         "endpoints": sorted(registry.current().endpoints),
         "agents": sorted({info.agent for info in registry.current().endpoints.values()}),
-        "shows_users": roles.is_operator(request.user),
+        "shows_users": is_operator,
+        "selectable": is_operator and results.verbs,
     }
     return render(request, "agents/tasks.html" + ("#tasks" if _wants(request, "tasks") else ""), context)
 

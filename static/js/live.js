@@ -1,7 +1,7 @@
 // The refresh control: reloads every region marked `data-live` at the chosen interval, and says when it does not.
 //
-// It rests while the tab is hidden, while text in a region is selected, while a dialog or a menu is open, and when every
-// region says that it has come to its end (`data-live="ended"`).
+// It rests while the tab is hidden, while tasks or text in a region are selected, while a dialog or a menu is open, and
+// when every region says that it has come to its end (`data-live="ended"`).
 (() => {
   "use strict";
   const control = document.querySelector("[data-refresh]");
@@ -24,6 +24,7 @@
   const paused = () => {
     if (document.hidden) return "Paused";
     if (document.querySelector("dialog[open], details[data-menu][open]")) return "Paused while a menu is open";
+    if (document.querySelector("[data-select] :checked, [data-bulk] :checked")) return "Paused while tasks are selected";
     const selection = getSelection();
     if (selection && !selection.isCollapsed && regions().some((region) => selection.intersectsNode?.(region) ?? region.contains(selection.anchorNode))) {
       return "Paused while text is selected";

@@ -9,12 +9,11 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from agents import queries, task_list
-from agents.task_list import ListFilter, tabs
+from agents import queries, search, task_counts, task_results
 from jobs.models import Job
 from jobs.states import State
 from tests.support.people import person
-from tests.support.tasks import fleet, task
+from tests.support.tasks import PROBLEM, fleet, task
 
 URL = "/console/tasks/"
 
@@ -28,7 +27,7 @@ def shown(client: Client, **query: str) -> list[Any]:
 
 def counts(client: Client, **query: str) -> dict[str, str]:
     """Return the tabs and their counts."""
-    return {tab.label: str(tab.count) for tab in client.get(URL, query).context["tabs"]}
+    return {tab.label: str(tab.count) for tab in client.get(URL, query).context["results"].tabs}
 
 
 def test_the_newest_comes_first(operator: Client) -> None:
@@ -69,30 +68,74 @@ def test_the_counts_of_the_tabs_follow_the_filter(operator: Client) -> None:
     assert counts(operator, endpoint="dig.v1", state="queued") == {"All": "1", "Queued": "0", "Dead letter": "1"}
 
 
-def test_a_tab_counts_up_to_a_bound_and_says_so(db: None, olga: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_list, "TAB_UP_TO", 2)
+def test_a_tab_of_the_whole_table_counts_up_to_a_bound_and_says_so(
+    operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_counts, "EACH_UP_TO", 2)
+    monkeypatch.setattr(task_counts, "COUNT_UP_TO", 4)
     for _ in range(3):
         task("succeeded")
-    found = {tab.label: str(tab.count) for tab in tabs(queries.visible_to(olga), ListFilter())}
-    assert found == {"All": "2+", "Succeeded": "2+"}
+    task("dead")
+    assert counts(operator) == {"All": "4", "Succeeded": "2+", "Dead letter": "1"}
+    assert counts(operator, state="succeeded") == {"All": "4", "Succeeded": "3", "Dead letter": "1"}
+    task("dead")
+    assert counts(operator) == {"All": "4+", "Succeeded": "2+", "Dead letter": "2"}
+
+
+def test_past_the_bound_a_filter_counts_what_its_newest_hold_and_the_chosen_state(
+    operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_counts, "COUNT_UP_TO", 4)
+    monkeypatch.setattr(task_counts, "OF_NEWEST", 2)
+    for age, state in enumerate(["queued", "succeeded", "succeeded", "dead", "dead"]):
+        task(state, endpoint="dig.v1", submitted=timedelta(minutes=age))
+    unseen = dict.fromkeys(("Scheduled", "Blocked", "Running", "Waiting", "Discarded", "Cancelled"), "None")
+    found = counts(operator, endpoint="dig.v1")
+    assert found == {"All": "4+", "Queued": "1+", "Succeeded": "2+", "Dead letter": "None"} | unseen
+    assert counts(operator, endpoint="dig.v1", state="dead")["Dead letter"] == "2"
+    page = operator.get(URL, {"endpoint": "dig.v1", "state": "dead"}).content.decode()
+    assert '<span class="count">None' not in page
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("query", [{}, {"endpoint": "help.v1"}])
 def test_when_counting_takes_too_long_the_tabs_stand_without_counts_and_the_list_is_there(
+    operator: Client, monkeypatch: pytest.MonkeyPatch, query: dict[str, str]
+) -> None:
+    task("dead", input="here")
+    monkeypatch.setattr(task_counts, "COUNT_S", 0.001)
+
+    def slow(sql: str, params: list[Any]) -> list[Any]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(0.2)")
+        raise AssertionError(f"it was not given up: {sql}")
+
+    monkeypatch.setattr(task_counts, "_rows", slow)
+    page = operator.get(URL, query)
+    assert [run.input for run in page.context["page"].items] == ["here"]
+    assert {tab.count for tab in page.context["results"].tabs} == {None}
+    assert len(page.context["results"].tabs) == 1 + len(State)
+    assert page.context["results"].matching is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_when_finding_takes_too_long_the_page_says_so_and_what_to_do(
     operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task("dead", input="here")
-    monkeypatch.setattr(task_list, "TAB_TIMEOUT_MS", 1)
-    slow = "(SELECT 1 FROM pg_sleep(0.2)) IS NOT NULL"
-    monkeypatch.setattr(
-        ListFilter,
-        "apply",
-        lambda self, runs, with_state=True: runs if with_state else runs.extra(where=[slow]),
-    )
-    page = operator.get(URL)
-    assert [run.input for run in page.context["page"].items] == ["here"]
-    assert {tab.count for tab in page.context["tabs"]} == {None}
-    assert len(page.context["tabs"]) == 1 + len(State)
+    monkeypatch.setattr(task_results, "LIST_S", 0.001)
+    read = queries.page
+
+    def slow(*args: Any, **options: Any) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(0.2)")
+        return read(*args, **options)
+
+    monkeypatch.setattr(queries, "page", slow)
+    page = operator.get(URL, {"error": "unavailable"})
+    assert page.status_code == 200
+    assert b"This takes too long" in page.content
+    assert b"here" not in page.content
 
 
 @pytest.mark.parametrize(
@@ -102,6 +145,22 @@ def test_when_counting_takes_too_long_the_tabs_stand_without_counts_and_the_list
         ({"agent": "digger"}, ["dug"]),
         ({"agent": "helper", "state": "dead"}, ["failed"]),
         ({"q": "fail"}, ["failed"]),
+        ({"q": "bulk", "lane": "batch", "state": "queued"}, ["in bulk"]),
+        ({"q": "bulk", "lane": "queue"}, []),
+        ({"error": "model:down"}, ["failed"]),
+        ({"error": "=model:down"}, ["failed"]),
+        ({"error": "=model"}, []),
+        ({"error": "provider 503"}, ["failed"]),
+        ({"error": "PROVID", "state": "dead"}, ["failed"]),
+        ({"error": "provider", "endpoint": "dig.v1"}, []),
+        ({"error": "nothing like it"}, []),
+        ({"error": "???"}, []),
+        ({"user": "ulla"}, ["dug"]),
+        ({"user": "ulla", "endpoint": "dig.v1", "q": "dug", "since": "1h"}, ["dug"]),
+        ({"user": "nobody"}, []),
+        ({"since": "7d", "until": "2020-01-01T00:00"}, []),
+        ({"since": "30d"}, ["in bulk", "dug", "failed", "ages ago"]),
+        ({"ended_until": "2020-01-01"}, []),
         ({"lane": "batch"}, ["in bulk"]),
         ({"mode": "async-queue", "since": "1h", "state": "queued"}, ["in bulk", "dug"]),
         ({"mode": "batch-window"}, []),
@@ -110,10 +169,10 @@ def test_when_counting_takes_too_long_the_tabs_stand_without_counts_and_the_list
         ({"ended": "24h"}, ["failed"]),
     ],
 )
-def test_the_address_filters_the_list(operator: Client, query: dict[str, str], found: list[str]) -> None:
+def test_the_address_filters_the_list(operator: Client, ulla: User, query: dict[str, str], found: list[str]) -> None:
     task("succeeded", input="ages ago", submitted=timedelta(days=3))
-    task("dead", input="failed", submitted=timedelta(hours=5))
-    task(endpoint="dig.v1", input="dug", submitted=timedelta(minutes=2))
+    task("dead", input="failed", submitted=timedelta(hours=5), error=PROBLEM | {"fingerprint": "model:down"})
+    task(endpoint="dig.v1", input="dug", user=ulla, submitted=timedelta(minutes=2))
     task(lane="batch", input="in bulk")
     assert shown(operator, **query) == found
 
@@ -126,11 +185,41 @@ def test_a_task_is_found_by_its_id_or_the_beginning_of_it(operator: Client) -> N
 
 
 @pytest.mark.parametrize(
-    "query", [{"state": "nowhere"}, {"mode": "x"}, {"since": "yesterday"}, {"cursor": "%%%"}, {"q": "\0 ' \" & | !"}]
+    "query",
+    [
+        {"state": "nowhere"},
+        {"mode": "x"},
+        {"since": "yesterday"},
+        {"since": "custom", "from": "2026-99-99T10:00", "to": "\0"},
+        {"since": "0001-01-01T00:00+14:00"},
+        {"until": "9999-12-31T23:59:59-14:00"},
+        {"cursor": "%%%"},
+        {"cursor": "MDE5"},
+        {"q": "\0 ' \" & | !"},
+        {"q": "\\"},
+        {"q": "%_"},
+        {"q": "a " * 5_000},
+        {"q": "x" * 10_000},
+        {"error": "\0"},
+        {"error": "' \" & | ! \\ :*"},
+        {"error": "y" * 10_000},
+        {"user": "\0"},
+        {"endpoint": "z" * 10_000},
+        {"lane": "'"},
+    ],
 )
 def test_an_address_that_makes_no_sense_breaks_nothing(operator: Client, query: dict[str, str]) -> None:
     task()
     assert operator.get(URL, query, follow=True).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["q", "error", "user", "endpoint", "agent", "lane", "since", "from", "cursor", "state"]
+)
+@pytest.mark.parametrize("value", ["%ED%A0%80", "%00", "%FF%FE", "%F0%9F"])
+def test_bytes_that_are_no_text_break_nothing(operator: Client, name: str, value: str) -> None:
+    task()
+    assert operator.get(f"{URL}?{name}={value}", follow=True).status_code == 200
 
 
 def test_pages_follow_each_other_without_gap_or_repetition(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +271,12 @@ def test_htmx_gets_the_list_alone(operator: Client) -> None:
     assert b"<html" not in part
 
 
-def test_the_list_asks_as_many_queries_for_many_tasks_as_for_few(operator: Client) -> None:
+@pytest.mark.parametrize("query", [{}, {"state": "dead", "q": "river", "error": "provider", "since": "24h"}])
+def test_the_list_asks_as_many_queries_for_many_tasks_as_for_few(
+    operator: Client, query: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "COMMON_FROM", 1_000)  # words that are common need not be looked up
+
     def fill(times: int) -> None:
         for number in range(times):
             for state in ("queued", "dead", "succeeded"):
@@ -190,10 +284,10 @@ def test_the_list_asks_as_many_queries_for_many_tasks_as_for_few(operator: Clien
             task("running", worker=fleet())
 
     fill(1)
-    operator.get(URL)
+    operator.get(URL, query)
     with CaptureQueriesContext(connection) as few:
-        operator.get(URL)
-    fill(5)
+        operator.get(URL, query)
+    fill(7)
     with CaptureQueriesContext(connection) as many:
-        operator.get(URL)
-    assert len(many) == len(few) <= 12
+        operator.get(URL, query)
+    assert len(many) == len(few) <= 30
