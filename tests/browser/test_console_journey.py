@@ -166,3 +166,28 @@ def test_a_result_that_arrives_moves_nothing_out_of_the_readers_hands(browse: Op
     expect(page.locator("#result").get_by_text("The sea.")).to_be_visible()
     expect(opened.get_by_text("needle")).to_be_visible()
     expect(opened.locator("summary").first).to_be_focused()
+
+
+def test_the_page_of_a_task_works_without_javascript(browse: Open) -> None:
+    run = dead()
+    page = browse(person("olga", roles.OPERATOR), f"/console/tasks/{run.pk}/", java_script_enabled=False)
+    page.locator(".steps summary").click()
+    page.get_by_role("link", name="Open this step").click()
+    expect(page.get_by_role("heading", name="Step plan")).to_be_visible()
+    page.go_back()
+    page.get_by_text("Redrive …").click()
+    page.get_by_role("button", name="From its last step").click()
+    expect(page.locator(".messages")).to_be_focused()
+    expect(page.locator(".messages")).to_have_text(re.compile("Redriven from its last step."))
+    page.get_by_text("Cancel …").click()
+    page.get_by_role("button", name="Cancel this task").click()
+    expect(page.get_by_text("The task is cancelled.")).to_be_visible()
+    page.get_by_text("Redrive …").click()
+    page.get_by_role("link", name="With another input …").click()
+    page.get_by_label("Max pages").fill("99")
+    page.get_by_role("button", name="Submit as a new task").click()
+    expect(page.get_by_label("Max pages")).to_be_focused()
+    page.get_by_label("Max pages").fill("7")
+    page.get_by_role("button", name="Submit as a new task").click()
+    expect(page.get_by_text("Submitted as a new task.")).to_be_visible()
+    assert run.redrives.get().input == {"question": "Hm", "max_pages": 7}
