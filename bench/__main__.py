@@ -21,6 +21,7 @@ from bench.table import table
 TABLES = {
     "queue": ("submit_latency", "throughput", "io_bound", "claim_cost", "recovery"),
     "chat": ("chat_first_token", "chat_coalescing", "chat_reconnect"),
+    "console": ("console_pages",),
 }
 BENCHMARKS = tuple(name for names in TABLES.values() for name in names)
 
@@ -38,6 +39,7 @@ def main(*names: str) -> None:
     parser.add_argument(
         "--rounds", type=int, metavar="N", help="rounds of each benchmark instead of the usual three to seven"
     )
+    parser.add_argument("--explain", action="store_true", help="console_pages: show the plans of slow statements")
     options = parser.parse_args()
     chosen = names or options.names or BENCHMARKS
     if unknown := set(chosen) - set(BENCHMARKS):
@@ -49,7 +51,7 @@ def main(*names: str) -> None:
             file=sys.stderr,
         )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else the servers would go on
-    with Stage(options.rounds) as stage:
+    with Stage(options.rounds, explain=options.explain) as stage:
         where = _where(stage)
         print(where)
         for kind, of_kind in TABLES.items():

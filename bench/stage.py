@@ -53,8 +53,10 @@ class Stage:
     is synced to disk would cost what it costs.
     """
 
-    def __init__(self, rounds: int | None = None) -> None:
+    def __init__(self, rounds: int | None = None, *, explain: bool = False) -> None:
         self._rounds = rounds
+        #: Whether the plans of slow statements are asked for, where a benchmark can show them.
+        self.explain = explain
         base = Path(os.environ.get("ASTRA_DATA_DIR") or ROOT / "var").resolve() / "bench"
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._peers = base / "peers"
