@@ -65,16 +65,6 @@ class LaneLoad:
     slots: int
     workers: int
 
-    @property
-    def free(self) -> int:
-        """Return how many slots have nothing to do."""
-        return max(0, self.slots - self.running)
-
-    @property
-    def share(self) -> float:
-        """Return the share of slots that are busy, 0 to 1."""
-        return min(1.0, self.running / self.slots) if self.slots else 0.0
-
 
 # One look into each lane by the indexes `job_claim` and `job_oldest`, one over the running jobs, one over the fleet.
 #: Takes the lanes' names; gives of each its name, queued, oldest_at, oldest_s, running, slots, workers.

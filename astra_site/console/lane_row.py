@@ -69,14 +69,6 @@ class LaneRow:
         return [*past, self.load.queued]
 
     @property
-    def ended(self) -> list[Bounded | None]:
-        """Return how many runs ended, minute by minute. The last minute or two are not counted yet, and left out."""
-        numbers = list(self.work.runs) if self.work else []
-        while numbers and numbers[-1] is None:
-            numbers.pop()
-        return [None if number is None else Bounded(number) for number in numbers]
-
-    @property
     def newest_first(self) -> list[Sample]:
         """Return the samples, the newest first."""
         return [sample for sample in reversed(self.samples or ()) if sample is not None]

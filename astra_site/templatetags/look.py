@@ -210,16 +210,6 @@ def total(values: Iterable[int]) -> int:
     return sum(values)
 
 
-@register.simple_tag
-def meter(share: float) -> SafeString:
-    """Draw a share of a whole, 0 to 1. The figure must stand beside it: this is decoration."""
-    return format_html(
-        '<svg class="meter" viewBox="0 0 64 6" preserveAspectRatio="none" aria-hidden="true">'
-        '<rect width="64" height="6" rx="3"/><rect width="{}" height="6" rx="3"/></svg>',
-        f"{max(0.0, min(1.0, share)) * 64:.0f}",
-    )
-
-
 @register.filter
 def short_id(value: object) -> str:
     """Return an id shortened in the middle, where ids made one after the other look alike."""
