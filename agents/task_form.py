@@ -59,7 +59,10 @@ class TaskForm:
         problem: what is wrong with the whole.
     """
 
-    def __init__(self, endpoint: EndpointInfo, *, as_json: bool = False, initial: Any = None, token: str = "") -> None:
+    def __init__(
+        self, endpoint: EndpointInfo, *, as_json: bool | None = False, initial: Any = None, token: str = ""
+    ) -> None:
+        """Draw the form. With ``as_json`` None it is JSON only if ``initial`` has what no field can hold."""
         self.endpoint = endpoint
         #: Goes with the form, so that one that is sent twice is known.
         self.token = token if _TOKEN.fullmatch(token) else secrets.token_urlsafe(12)
@@ -68,6 +71,8 @@ class TaskForm:
         drawn = _fields(shape) if shape is not None else []
         self._is_text = not drawn and _takes_text(endpoint.definition["input"])
         self.only_json = not drawn and not self._is_text
+        if as_json is None:
+            as_json = initial is not None and not (isinstance(initial, str) or _holds(drawn, initial))
         self.as_json = as_json or self.only_json
         if self.as_json:
             example = {item.name: "" for item in drawn if item.required} if drawn else None
@@ -154,6 +159,22 @@ class TaskForm:
     @property
     def _is_one(self) -> bool:
         return self.as_json or self._is_text
+
+
+def _holds(fields: Sequence[FormField], initial: Any) -> bool:
+    """Tell whether these fields can show an input whole, so that nothing of it is lost when it is edited."""
+    by_name = {item.name: item for item in fields}
+    if not isinstance(initial, Mapping) or not set(initial) <= set(by_name):
+        return False
+    return all(_fits(by_name[name], value) for name, value in initial.items())
+
+
+def _fits(item: FormField, value: Any) -> bool:
+    if item.control in ("flag", "integer", "number"):
+        return isinstance(value, bool) == (item.control == "flag") and isinstance(value, int | float)
+    if not isinstance(value, str):
+        return False
+    return value in item.choices if item.control == "choice" else item.control == "text" or "\n" not in value
 
 
 def _number(item: FormField, text: str) -> Any:

@@ -85,10 +85,10 @@ def new_task(request: HttpRequest) -> HttpResponse:
     status = 200
     headers: dict[str, str] = {}
     if name in endpoints:
-        wants_json = (request.POST.get("as") or request.GET.get("as")) == "json"
+        way = request.POST.get("as", "fields") if request.method == "POST" else request.GET.get("as", "")
         form = TaskForm(
             endpoints[name],
-            as_json=wants_json,
+            as_json=way == "json" if way else None,
             initial=origin.input if origin else None,
             token=request.POST.get("form", ""),
         )

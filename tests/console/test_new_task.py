@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -224,3 +225,31 @@ def test_who_would_edit_a_task_that_goes_on_is_led_back_to_it(user: Client, ulla
     answer = user.get(URL, {"from": str(old.pk)}, follow=True)
     assert answer.redirect_chain == [(f"/console/tasks/{old.pk}/", 302)]
     assert "This one is running now." in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"question": "Why?", "unknown": 1},
+        {"question": ["Why?"]},
+        {"question": "Why?", "max_pages": "three"},
+        {"question": "Why?", "start_url": "https://e.org/\n"},
+        ["Why?"],
+    ],
+)
+def test_an_input_that_the_fields_cannot_show_whole_is_edited_as_json(user: Client, ulla: User, kept: Any) -> None:
+    old = task("dead", user=ulla, endpoint="dig.v1", input=kept)
+    form = user.get(URL, {"from": str(old.pk)}).context["form"]
+    assert form.as_json
+    assert json.loads(form.fields[0].value) == kept
+    assert not user.get(URL, {"from": str(old.pk), "as": "fields"}).context["form"].as_json
+
+
+def test_the_focus_goes_to_the_first_field_that_is_wrong_or_to_what_is(user: Client) -> None:
+    shown = submit(user, endpoint="dig.v1", **{"in-question": "Why?", "in-max_pages": "99"}).content.decode()
+    assert shown.count("autofocus") == 1
+    assert re.search(r'id="in-max_pages"[^>]* autofocus', shown)
+    for _ in range(3):
+        task("queued")
+    full = submit(user, endpoint="dig.v1", **{"in-question": "Why?"}).content.decode()
+    assert re.search(r'role="alert" tabindex="-1" autofocus', full)
