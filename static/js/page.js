@@ -40,9 +40,13 @@
     menu.querySelector("summary").focus();
   });
 
-  // The chosen tab is in view, however narrow the window.
-  const tab = document.querySelector(".tabs [aria-current]");
-  if (tab) tab.parentElement.scrollLeft = tab.offsetLeft - (tab.parentElement.clientWidth - tab.clientWidth) / 2;
+  // The chosen tab, and the page's own place in the navigation, are in view, however narrow the window.
+  for (const row of document.querySelectorAll(".tabs, .nav")) {
+    const chosen = row.querySelector("[aria-current]");
+    if (!chosen || row.scrollWidth <= row.clientWidth) continue;
+    const { left, width } = chosen.getBoundingClientRect();
+    row.scrollLeft += left - row.getBoundingClientRect().left - (row.clientWidth - width) / 2;
+  }
 
   // Filters that are not set have no place in the address, and the same filters twice are no new page.
   document.addEventListener("htmx:configRequest", (event) => {
