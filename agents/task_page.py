@@ -270,7 +270,9 @@ class TaskPage:
 
 def _bar(found: Sequence[Phase], now: datetime) -> tuple[list[Stretch], list[tuple[State, timedelta]]]:
     """Lay the phases side by side, each as wide as it was long, but none too thin to see."""
-    lengths = [(phase.state, max((phase.ended or now) - phase.began, timedelta())) for phase in found]
+    lengths = [(phase.state, (phase.ended or now) - phase.began) for phase in found]
+    # What was passed in the same moment took no time: a reply in the chat never queues.
+    lengths = [(state, length) for state, length in lengths if length > timedelta()]
     spent: dict[State, timedelta] = {}
     for state, length in lengths:
         spent[state] = spent.get(state, timedelta()) + length

@@ -8,6 +8,7 @@ from typing import Any
 
 from agents import queries
 from agents.models import Run
+from agents.search import EXACTLY
 from jobs.models import Job
 from jobs.models.job import FINGERPRINT, HAS_ERROR
 from jobs.queries import Bounded, bounded_count
@@ -52,6 +53,11 @@ class Problem:
             fingerprint=_text(found, "fingerprint")[:200],
             findings=_findings(found.get("errors")),
         )
+
+    @property
+    def filter(self) -> str:
+        """Return what the list of tasks is filtered by to show those that failed alike."""
+        return EXACTLY + self.fingerprint
 
     def others(self, job: Job) -> Bounded:
         """Count the other tasks that failed alike: dead letters beside a dead letter, else whatever failed so."""

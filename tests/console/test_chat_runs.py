@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from agents.models import Conversation, Endpoint, Run
+from jobs.models import JobEvent
 from tests.console.conftest import CONFIG
 from tests.support.configs import load
 from tests.support.tasks import task
@@ -82,6 +83,13 @@ def test_a_reply_was_asked_in_the_chat_and_only_its_owner_is_led_there(
         assert "Asked in the chat" in shown
         assert "Submitted to the queue" not in shown
         assert (link in shown) == led
+
+
+def test_a_reply_spent_no_time_in_a_queue(user: Client, ulla: User) -> None:
+    run = said(ulla)
+    made, taken = JobEvent.objects.filter(job=run.job).order_by("pk")[:2]
+    JobEvent.objects.filter(pk=taken.pk).update(at=made.at)
+    assert [state for state, _ in user.get(f"/console/tasks/{run.pk}/").context["page"].spent] == ["running"]
 
 
 def test_a_reply_whose_conversation_was_deleted_is_not_called_empty(user: Client, ulla: User) -> None:
