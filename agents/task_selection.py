@@ -12,7 +12,7 @@ from django.http import QueryDict
 
 from agents.models import Run
 from agents.modes import Mode
-from agents.queries import EXACTLY
+from agents.search import EXACTLY
 from agents.task_list import ListFilter
 from jobs import bulk
 from jobs.bulk import Selector, Wanted
@@ -132,9 +132,11 @@ def words(chosen: ListFilter) -> str:
 
 def _failure(text: str) -> str:
     """Return what a failure is called: the class of its exception or its title, where the text is a fingerprint."""
-    text = text.removeprefix(EXACTLY)
-    alike = Job.objects.filter(HAS_ERROR).alias(alike=FINGERPRINT).filter(alike=text)
+    fingerprint = text.removeprefix(EXACTLY)
+    if text == EXACTLY:
+        return "an error of no kind"
+    alike = Job.objects.filter(HAS_ERROR).alias(alike=FINGERPRINT).filter(alike=fingerprint)
     problem = alike.values_list("error", flat=True).first()
     if not isinstance(problem, dict):
-        return f"“{text}”"
-    return str(problem.get("error") or f"“{problem.get('title') or text}”")[:120]
+        return f"“{fingerprint}”"
+    return str(problem.get("error") or f"“{problem.get('title') or fingerprint}”")[:120]

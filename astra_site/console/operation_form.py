@@ -10,7 +10,9 @@ from uuid import UUID
 
 from django.db import OperationalError
 from django.http import QueryDict
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.http import urlencode
 
 from agents import task_selection
 from agents.models import Run
@@ -97,6 +99,12 @@ class Proposal:
     def fields(self) -> list[tuple[str, str]]:
         """The fields that ask for the same again."""
         return [("verb", self.verb), *task_selection.fields(self.selection)]
+
+    @property
+    def list_url(self) -> str:
+        """The address of the list in which these tasks stand."""
+        query = urlencode(self.selection.get("filter") or {})
+        return reverse("tasks") + (f"?{query}" if query else "")
 
     @property
     def states(self) -> str:
