@@ -12,12 +12,13 @@
     const own = since.value === "custom";
     for (const field of times) field.disabled = !own;
     const fields = ["endpoint", "agent", "user", "error"].map((name) => form.elements[name]);
-    const set = fields.filter((field) => field?.value).length + (own ? times.some((field) => field.value) : since.value !== "");
-    told.textContent = set ? ` (${Number(set)})` : "";
+    const timed = own ? times.some((field) => field.value) : since.value !== "";
+    const set = fields.filter((field) => field?.value).length + (timed ? 1 : 0);
+    told.textContent = set ? ` (${set})` : "";
   };
 
   // Before htmx reads the form.
-  form.addEventListener("change", show, { capture: true });
+  for (const event of ["change", "input"]) form.addEventListener(event, show, { capture: true });
   addEventListener("pageshow", show);
   show();
 })();
