@@ -178,6 +178,8 @@ def _link(entry: AuditEntry, users: Mapping[int, User], is_staff: bool) -> str:
 
 def _changes(entry: AuditEntry) -> Iterator[Change]:
     before, after = entry.before or {}, entry.after or {}
+    if entry.action.startswith("hold.") and _reason(entry) == PAUSED:
+        before, after = ({key: value for key, value in side.items() if key != "reason"} for side in (before, after))
     for name in [*before, *(name for name in after if name not in before)]:
         was = _text(before[name]) if name in before else None
         now = _text(after[name]) if name in after else None
