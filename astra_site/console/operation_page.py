@@ -90,6 +90,16 @@ class Progress:
         return f"more than {operation.expected:,}" if operation.expected else ""
 
     @property
+    def bar(self) -> tuple[int, int] | None:
+        """How far it has come, of what; None as long as its end is open."""
+        operation = self.operation
+        if operation.state == BulkOperation.State.FINISHED:
+            return 1, 1
+        if not operation.expected_more:
+            return self.done, max(operation.expected, 1)
+        return (self.done, max(operation.expected, self.done) + 1) if operation.has_ended else None
+
+    @property
     def took(self) -> timedelta | None:
         """How long it has been worked on, other operations' turns in between included."""
         begun = self.operation.started_at

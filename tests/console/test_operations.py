@@ -468,6 +468,20 @@ def test_of_an_open_end_no_remaining_time_is_guessed(operator: Client) -> None:
     assert "40 tasks" in page
 
 
+def test_the_bar_is_full_only_when_all_is_done(operator: Client) -> None:
+    def bar(**more: Any) -> str:
+        page = text(page_of(operator, _at_work(**more)))
+        return page.partition("<progress ")[2].partition(">")[0].removesuffix(' aria-label="Progress"')
+
+    ended = {"finished_at": timezone.now(), "taken_until": None}
+    open_ended = {"expected": 50, "expected_more": True}
+    assert bar() == 'value="40" max="100"'
+    assert bar(**open_ended) == 'aria-label="Progress"', "nobody knows"
+    assert bar(state="stopped", **ended) == 'value="40" max="100"'
+    assert bar(state="stopped", **ended, **open_ended) == 'value="40" max="51"'
+    assert bar(state="finished", **ended, **open_ended) == 'value="1" max="1"'
+
+
 def test_it_is_said_when_no_scheduler_works_on_it(operator: Client) -> None:
     alone = _operation()
     assert "No scheduler works on it" in text(page_of(operator, alone))
