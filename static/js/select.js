@@ -6,16 +6,21 @@
   const bar = () => document.querySelector("[data-bulk]");
   const boxes = () => [...(table()?.querySelectorAll('input[name="ids"]') ?? [])];
   const every = () => bar()?.querySelector("[data-bulk-all]");
+  // Which were ticked when all that match were chosen.
+  const before = new WeakMap();
   let last = null;
 
   const show = () => {
     if (!bar()) return;
     const all = boxes();
     const whole = every()?.checked ?? false;
-    const ticked = all.filter((box) => box.checked).length;
     // With all that match, each of these is meant: their boxes say so, and are not sent one by one.
-    for (const box of all) box.disabled = whole;
-    table().toggleAttribute("data-all", whole);
+    for (const box of all) {
+      if (whole && !box.disabled) before.set(box, box.checked);
+      if (whole !== box.disabled) box.checked = whole || (before.get(box) ?? false);
+      box.disabled = whole;
+    }
+    const ticked = all.filter((box) => box.checked).length;
     const page = table().querySelector("[data-select-page]");
     page.checked = whole || (ticked > 0 && ticked === all.length);
     page.indeterminate = !page.checked && ticked > 0;
@@ -28,6 +33,7 @@
 
   const clear = () => {
     if (every()) every().checked = false;
+    show();
     for (const box of boxes()) box.checked = false;
     show();
     // What had the focus is gone with the bar.
@@ -60,7 +66,9 @@
   });
   // Another filter: what is all has changed.
   document.addEventListener("htmx:beforeRequest", (event) => {
-    if (event.target.matches(".filters") && every()) every().checked = false;
+    if (!event.target.matches(".filters") || !every()) return;
+    every().checked = false;
+    show();
   });
   document.addEventListener("htmx:afterSwap", show);
   addEventListener("pageshow", show);

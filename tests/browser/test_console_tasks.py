@@ -17,6 +17,14 @@ from tests.support.people import person
 from tests.support.tasks import PROBLEM, task
 
 DEAD = "/console/tasks/?state=dead"
+#: The fields of the filter that lie on one another.
+OVERLAPPING = """() => {
+    const found = [...document.querySelectorAll(".filters .input")];
+    const fields = found.map((field) => [field.id, field.getBoundingClientRect()]);
+    return fields.flatMap(([id, a]) => fields.filter(([other, b]) =>
+        id < other && a.width && b.width && a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom
+    ).map(([other]) => `${id} and ${other}`));
+}"""
 
 
 @pytest.fixture
@@ -90,7 +98,12 @@ def test_all_that_match_are_meant_with_their_count_and_their_filter(
     boxes(page).nth(0).check()
     page.get_by_role("checkbox", name="All 3 matching").check()
     expect(bar(page).get_by_role("status")).to_have_text("All 3 selected")
+    expect(boxes(page).nth(1)).to_be_checked()
     expect(boxes(page).nth(1)).to_be_disabled()
+    page.get_by_role("checkbox", name="All 3 matching").uncheck()
+    expect(bar(page).get_by_role("status")).to_have_text("1 selected")
+    expect(boxes(page).nth(1)).not_to_be_checked()
+    page.get_by_role("checkbox", name="All 3 matching").check()
     found = asked(page, "Discard")
     assert found == {"state": ["dead"], "error": ["=f1"], "all": ["1"], "verb": ["discard"]}
 
@@ -248,4 +261,5 @@ def test_the_list_with_a_selection_is_accessible_and_fits(
         if width == 320:
             page.locator(".more-filters > summary").click()
         assert _overflow(page) == [], f"at {width} px"
+        assert page.evaluate(OVERLAPPING) == [], f"at {width} px"
         assert violations(page) == [], f"at {width} px"
