@@ -15,7 +15,6 @@ from django.db.models.functions import Left
 from accounts import roles
 from agents.models import AgentVersion, Endpoint, Run, Step
 from agents.modes import POLICIES
-from agents.search import EXACTLY as EXACTLY
 from agents.search import between, search
 from agents.search import by_id as by_id
 from jobs.models import Job
