@@ -6,14 +6,25 @@ from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVector
 from django.db import models
-from django.db.models import Q
+from django.db.models import Func, Q, Value
 from django.db.models.functions import Cast, Left, Now
 
 from agents.models.declared import MODE_CHOICES, MODE_KNOWN, AgentVersion, Endpoint
 from jobs.models import Job
 
 #: What a task is searched by: the beginning of its input, for PostgreSQL refuses a search vector of more than 1 MiB.
-SEARCHED_INPUT = SearchVector(Left(Cast("input", models.TextField()), 10_000), config="simple")
+#: JSON writes a line break as `\n`: left so, the first word of each line would begin with an n.
+SEARCHED_INPUT = SearchVector(
+    Func(
+        Left(Cast("input", models.TextField()), 10_000),
+        Value(r"\\[nrt]"),
+        Value(" "),
+        Value("g"),
+        function="regexp_replace",
+        output_field=models.TextField(),
+    ),
+    config="simple",
+)
 
 
 class Run(models.Model):

@@ -51,6 +51,15 @@ def test_where_no_task_holds_the_words_the_text_itself_is_looked_for_and_the_pag
     assert "these hold the text" not in html(operator, q="superstructure")
 
 
+@pytest.mark.parametrize("gap", ["\n", "\r\n", "\t", "\n\n"], ids=["line", "windows", "tab", "paragraph"])
+def test_the_first_word_of_a_line_is_a_word(operator: Client, gap: str) -> None:
+    wanted = f"Where does it end?{gap}River, I mean."
+    for text in (wanted, "Rivers elsewhere", "nothing"):
+        task(input=text)
+    assert shown(operator, q="river mean") == [wanted]
+    assert "No task holds these words" not in html(operator, q="river mean")
+
+
 @pytest.mark.parametrize("text", ["a\tb", 'say "so"', "C:\\temp", "100 %", "naïve", "¿?", "…"])
 def test_text_is_found_as_it_was_written_whatever_json_makes_of_it(operator: Client, text: str) -> None:
     task(input=f"x{text}x")
