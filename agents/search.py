@@ -15,7 +15,6 @@ from uuid import UUID
 
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.search import SearchQuery, SearchVectorExact
-from django.db import OperationalError
 from django.db.models import BooleanField, Case, F, Func, Q, QuerySet, TextField, UUIDField, Value, When
 from django.db.models.expressions import Col, Combinable
 from django.db.models.fields.json import KeyTextTransform
@@ -23,9 +22,9 @@ from django.db.models.functions import Cast, Coalesce, Concat, Left
 from django.db.models.lookups import GreaterThanOrEqual, LessThan
 
 from agents.models import SEARCHED_INPUT, Run
-from jobs.bulk import at_most, took_too_long
 from jobs.models import Job
 from jobs.models.job import FINGERPRINT, HAS_ERROR, SEARCHED_ERROR
+from jobs.time_limit import in_time
 
 #: Words that no more tasks than this hold are rare: they are looked up by the index of words.
 RARE_UP_TO = 10_000
@@ -155,14 +154,9 @@ def _among(runs: QuerySet[Run], ids: Sequence[UUID]) -> QuerySet[Run]:
 
 def _rare(found: QuerySet[Any]) -> list[UUID] | None:
     """Return the ids of what an index of words finds; None if that is much, or takes long."""
-    try:
-        with at_most(LOOK_UP_S):
-            ids = list(found.order_by().values_list("pk", flat=True)[: RARE_UP_TO + 1])
-    except OperationalError as error:
-        if not took_too_long(error):
-            raise
-        return None
-    return ids if len(ids) <= RARE_UP_TO else None
+    some = found.order_by().values_list("pk", flat=True)[: RARE_UP_TO + 1]
+    ids = in_time(LOOK_UP_S, lambda: list(some))
+    return ids if ids is not None and len(ids) <= RARE_UP_TO else None
 
 
 def _walked(runs: QuerySet[Run], text: Combinable, words: Sequence[str]) -> QuerySet[Run]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from django.core.exceptions import EmptyResultSet
-from django.db import OperationalError, connection
+from django.db import connection
 from django.db.models import QuerySet
 
 from agents.models import Run
-from jobs.bulk import at_most, took_too_long
 from jobs.queries import COUNT_UP_TO, Bounded
 from jobs.states import State
-
-T = TypeVar("T")
+from jobs.time_limit import in_time
 
 #: Of the whole table, each state is counted up to this many.
 EACH_UP_TO = 1_000
@@ -74,17 +72,6 @@ def count(found: QuerySet[Run], *, chosen: str = "", whole: bool = False) -> Cou
 def count_among(found: QuerySet[Run], among: int) -> Counts:
     """Count the tasks that were found among no more than so many."""
     return _exactly(_by_state(found.order_by(), among))
-
-
-def in_time(seconds: float, read: Callable[[], T]) -> T | None:
-    """Return what is read; None if a statement of it takes longer than so many seconds."""
-    try:
-        with at_most(seconds):
-            return read()
-    except OperationalError as error:
-        if not took_too_long(error):
-            raise
-        return None
 
 
 def _exactly(counts: Mapping[str, int]) -> Counts:

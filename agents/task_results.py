@@ -11,11 +11,12 @@ from django.db.models import QuerySet
 from agents import queries, search
 from agents.models import Run
 from agents.queries import Page
-from agents.task_counts import Counts, count, count_among, in_time
+from agents.task_counts import Counts, count, count_among
 from agents.task_list import ListFilter
 from jobs.models import BulkOperation
 from jobs.queries import Bounded
 from jobs.states import LIVE, REDRIVABLE, State
+from jobs.time_limit import in_time
 from jobs.transitions import VERSION
 
 PAGE = 50

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from django.db import OperationalError
 from django.db.models import QuerySet
 from django.http import QueryDict
 
@@ -14,12 +13,12 @@ from agents.models import Run
 from agents.modes import Mode
 from agents.search import EXACTLY
 from agents.task_list import ListFilter
-from jobs import bulk
 from jobs.bulk import Selector, Wanted
 from jobs.models import Job
 from jobs.models.job import FINGERPRINT, HAS_ERROR
 from jobs.queries import Bounded, bounded_count
 from jobs.states import ENDED, State
+from jobs.time_limit import in_time
 
 NAME = "tasks"
 #: As many tasks are chosen one by one; for more there is the filter.
@@ -88,13 +87,7 @@ def tasks(wanted: Wanted) -> QuerySet[Run]:
 
 def count(wanted: Wanted) -> Bounded | None:
     """Count the tasks that are meant, up to a bound; None if that takes too long."""
-    try:
-        with bulk.at_most(COUNT_TIMEOUT_S):
-            return bounded_count(tasks(wanted))
-    except OperationalError as error:
-        if not bulk.took_too_long(error):
-            raise
-        return None
+    return in_time(COUNT_TIMEOUT_S, lambda: bounded_count(tasks(wanted)))
 
 
 def _ids(wanted: Wanted, below: UUID | None, limit: int) -> list[UUID]:

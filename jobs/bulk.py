@@ -5,8 +5,7 @@ Here an operation is asked for and stopped; `jobs.bulk_worker` does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,6 +24,7 @@ from jobs import script
 from jobs.models import BulkOperation
 from jobs.queries import COUNT_UP_TO, Bounded
 from jobs.script import Script
+from jobs.time_limit import in_time
 
 #: The states of jobs that a verb can be done to. Others of a selection are left out, and not counted.
 STATES: dict[str, tuple[str, ...]] = {
@@ -117,24 +117,6 @@ def selector(name: str) -> Selector:
     return _selectors[name]
 
 
-@contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Give up a statement within that takes longer: it fails as cancelled, and what was done within is undone."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT current_setting('statement_timeout'), set_config('statement_timeout', %s, true)",
-            [f"{seconds * 1000:.0f}ms"],
-        )
-        before = cursor.fetchone()[0]
-        yield
-        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [before])
-
-
-def took_too_long(error: BaseException) -> bool:
-    """Tell whether the error is that of a statement which was given up."""
-    return isinstance(error.__cause__, psycopg.errors.QueryCanceled)
-
-
 class _Each(Func):
     """Each text of a JSON array, a row of its own."""
 
@@ -221,12 +203,8 @@ def _fix(verb: str, selected_by: str, selection: Mapping[str, Any]) -> tuple[lis
     with connection.cursor() as cursor:
         cursor.execute("SELECT now()")
         wanted = Wanted(selection, STATES[verb], cursor.fetchone()[0])
-    try:
-        with at_most(FIX_TIMEOUT_S):
-            found = selector(selected_by).ids(wanted, None, FIXED_UP_TO + 1)
-    except OperationalError as error:
-        if not took_too_long(error):
-            raise
+    found = in_time(FIX_TIMEOUT_S, lambda: selector(selected_by).ids(wanted, None, FIXED_UP_TO + 1))
+    if found is None:
         return None, Bounded(0, more=True)
     counted = Bounded.of(len(found), FIXED_UP_TO)
     return (None if counted.more else [str(each) for each in found]), counted

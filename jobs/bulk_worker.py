@@ -25,11 +25,12 @@ from audit import trail
 from audit.trail import SYSTEM, Actor
 from jobs import bulk_refusals, script
 from jobs.actions import Cancel, Discard, InvalidState, Redrive, Seen, UnknownJob
-from jobs.bulk import FIXED, STATES, Wanted, at_most, selector, took_too_long
+from jobs.bulk import FIXED, STATES, Wanted, selector
 from jobs.models import BulkOperation
 from jobs.reconcile import is_outage
 from jobs.script import Script
 from jobs.states import State
+from jobs.time_limit import at_most, took_too_long
 
 logger = logging.getLogger(__name__)
 

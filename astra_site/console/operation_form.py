@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import OperationalError
 from django.http import QueryDict
 from django.urls import reverse
 from django.utils import timezone
@@ -16,12 +15,12 @@ from django.utils.http import urlencode
 
 from agents import task_selection
 from agents.models import Run
-from jobs import bulk
 from jobs.bulk import STATES, BulkError, UnknownVerb, Wanted
 from jobs.ids import since, uuid7
 from jobs.models import BulkOperation
 from jobs.queries import Bounded
 from jobs.states import State
+from jobs.time_limit import in_time
 
 SAMPLE = 5
 #: What others began so lately is shown before a person confirms the same.
@@ -133,13 +132,7 @@ def form_id(text: str) -> UUID:
 
 def _sample(wanted: Wanted) -> Sequence[Run]:
     runs = task_selection.tasks(wanted).select_related("job", "endpoint", "user")
-    try:
-        with bulk.at_most(task_selection.COUNT_TIMEOUT_S):
-            return list(runs[:SAMPLE])
-    except OperationalError as error:
-        if not bulk.took_too_long(error):
-            raise
-        return ()
+    return in_time(task_selection.COUNT_TIMEOUT_S, lambda: list(runs[:SAMPLE])) or ()
 
 
 def _left_out(wanted: Wanted, count: Bounded | None) -> Bounded | None:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TypeVar
 
-from django.db import connection, transaction
-
 from jobs.reconcile import is_outage
+from jobs.time_limit import at_most, took_too_long
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +36,7 @@ class Regions:
         """
         allowed_s = STATEMENT_S if monotonic() - self.began < PAGE_S else HURRY_S
         try:
-            with transaction.atomic():
-                with connection.cursor() as cursor:
-                    cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{allowed_s * 1000:.0f}"])
+            with at_most(allowed_s):
                 return what()
         except Exception as error:
             if is_outage(error):
@@ -48,12 +45,8 @@ class Regions:
                 "could not read %s: %s",
                 name,
                 error,
-                exc_info=not _took_too_long(error),
+                exc_info=not took_too_long(error),
                 extra={"action": "region_unread", "region": name},
             )
             self.unread.append(name)
             return None
-
-
-def _took_too_long(error: Exception) -> bool:
-    return getattr(error.__cause__, "sqlstate", "") == "57014"  # query_canceled
