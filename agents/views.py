@@ -22,6 +22,7 @@ from agents import queries, registry
 from agents.invoke import edit_and_redrive, invoke
 from agents.models import Run, Step
 from agents.modes import policy
+from agents.pages import page_or_region
 from agents.queries import BadCursor
 from agents.runtime.errors import BadInput
 from agents.task_form import TaskForm
@@ -63,7 +64,7 @@ def tasks(request: HttpRequest) -> HttpResponse:
         "shows_users": is_operator,
         "selectable": is_operator and results.verbs,
     }
-    return render(request, "agents/tasks.html" + ("#tasks" if _wants(request, "tasks") else ""), context)
+    return page_or_region(request, "agents/tasks.html", "tasks", context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -105,8 +106,7 @@ def new_task(request: HttpRequest) -> HttpResponse:
                 form.problem, status, headers = problem.detail, problem.status, problem.headers
             except InvalidState as error:
                 form.problem, status = in_words(error, "submitted", request.user), 409
-    template = "agents/new_task.html" + ("#new-task" if _wants(request, "new-task") else "")
-    response = render(request, template, context, status=status)
+    response = page_or_region(request, "agents/new_task.html", "new-task", context, status=status)
     for header, value in headers.items():
         response[header] = value
     return response
@@ -124,7 +124,7 @@ def task(request: HttpRequest, task_id: UUID) -> HttpResponse:
         before=_number(request.GET.get("before", "")),
     )
     context = {"section": "tasks", "page": page, "run": page.run, "job": page.job}
-    return render(request, "agents/task.html" + ("#task" if _wants(request, "task") else ""), context)
+    return page_or_region(request, "agents/task.html", "task", context)
 
 
 @require_safe
@@ -258,11 +258,6 @@ def _seen(request: HttpRequest) -> Seen:
 def _go(request: HttpRequest, url: str) -> HttpResponse:
     """Go to another page: htmx follows a redirect by itself and would put the whole page into a part of this one."""
     return HttpResponseClientRedirect(url) if request.htmx else redirect(url)  # type: ignore[attr-defined]
-
-
-def _wants(request: HttpRequest, region: str) -> bool:
-    """Tell whether htmx asks for one region of the page alone."""
-    return bool(request.htmx) and request.htmx.target == region  # type: ignore[attr-defined]
 
 
 def _number(text: str) -> int | None:

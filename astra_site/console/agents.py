@@ -13,6 +13,7 @@ from django.views.decorators.http import require_safe
 from agents import agent_page
 from agents.agent_page import EVERYTHING
 from agents.models import AgentVersion, Endpoint
+from agents.pages import page_or_region
 from astra_site.console.access import for_operators
 from astra_site.console.agent_words import EndpointSign, differences, endpoint_words, models_of, tools_of
 from jobs.actions import PAUSED
@@ -34,8 +35,7 @@ def agents(request: HttpRequest) -> HttpResponse:
         "used": [listed for listed in rows if listed[0].in_use],
         "retired": [listed for listed in rows if not listed[0].in_use],
     }
-    template = "console/agents.html" + ("#agents" if request.htmx else "")  # type: ignore[attr-defined]
-    return render(request, template, context)
+    return page_or_region(request, "console/agents.html", "agents", context)
 
 
 @require_safe

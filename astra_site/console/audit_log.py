@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http import HttpRequest, QueryDict
 from django.http.response import HttpResponseBase
-from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from accounts.actors import actor_of
+from agents.pages import page_or_region
 from agents.task_list import SPANS, moment
 from astra_site.console import audit_export
 from astra_site.console.access import for_operators
 from astra_site.console.audit_words import tell
 from audit import reading, trail
-from audit.reading import TrailFilter, TrailPage
+from audit.reading import TrailFilter
 
 PAGE = 50
 
@@ -112,12 +111,7 @@ def audit_log(request: HttpRequest) -> HttpResponseBase:
         trail.record(actor_of(request), "audit.export", "trail", "", after={"format": kind, **asked.told()})
         return audit_export.answer(asked.filter, kind, before=asked.below)
     page = reading.page(asked.filter, before=asked.below, limit=PAGE)
-    is_part = bool(request.htmx) and request.htmx.target == "trail"  # type: ignore[attr-defined]
-    return _show(request, asked, page, is_part=is_part)
-
-
-def _show(request: HttpRequest, asked: Asked, page: TrailPage, *, is_part: bool) -> HttpResponse:
-    context: dict[str, Any] = {
+    context = {
         "section": "audit",
         "asked": asked,
         "page": page,
@@ -125,10 +119,11 @@ def _show(request: HttpRequest, asked: Asked, page: TrailPage, *, is_part: bool)
         "is_first": not asked.before,
         "spans": {name: words for name, words in SPAN_WORDS.items() if name in SPANS},
         "export_up_to": audit_export.MOST,
+        # Read where the page has its form, and not for the trail alone.
+        "actions": reading.actions,
+        "types": reading.target_types,
     }
-    if not is_part:
-        context |= {"actions": reading.actions(), "types": reading.target_types()}
-    return render(request, "console/audit.html" + ("#trail" if is_part else ""), context)
+    return page_or_region(request, "console/audit.html", "trail", context)
 
 
 def _local(at: datetime | None) -> str:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
@@ -18,6 +18,7 @@ from django.views.decorators.http import require_safe
 
 from agents import queries
 from agents.models import Run
+from agents.pages import page_or_region
 from agents.queries import BadCursor, Page
 from agents.task_list import ListFilter
 from astra_site import problems
@@ -66,8 +67,7 @@ def groups(request: HttpRequest) -> HttpResponse:
         "walked": WALKED,
         "shown": SHOWN,
     }
-    template = "console/dead_letters.html" + ("#groups" if _wants(request, "groups") else "")
-    return render(request, template, context)
+    return page_or_region(request, "console/dead_letters.html", "groups", context)
 
 
 @for_operators
@@ -100,8 +100,7 @@ def group(request: HttpRequest) -> HttpResponse:
         "selectable": True,
         "shows_users": True,
     }
-    template = "console/dead_letter_group.html" + ("#group" if _wants(request, "group") else "")
-    return render(request, template, context)
+    return page_or_region(request, "console/dead_letter_group.html", "group", context)
 
 
 def _matching(kinds: Sequence[Kind], text: str) -> Iterable[Kind]:
@@ -211,8 +210,3 @@ def _only_error(request: HttpRequest) -> str:
     query = request.GET.copy()
     query.pop("cursor", None)
     return query.urlencode()
-
-
-def _wants(request: HttpRequest, region: str) -> bool:
-    """Tell whether htmx asks for one region of the page alone."""
-    return bool(request.htmx) and request.htmx.target == region  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts.actors import actor_of
 from agents import queries, task_selection
+from agents.pages import page_or_region
 from agents.queries import BadCursor
 from agents.task_selection import BadSelection
 from astra_site.console.access import for_operators
@@ -47,8 +48,7 @@ def operations(request: HttpRequest) -> HttpResponse:
         "is_first": not cursor,
         "goes_on": not all(row.operation.has_ended for row in rows),
     }
-    template = "console/operations.html" + ("#operations" if _wants(request, "operations") else "")
-    return render(request, template, context)
+    return page_or_region(request, "console/operations.html", "operations", context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -106,8 +106,7 @@ def operation(request: HttpRequest, operation_id: UUID) -> HttpResponse:
     except BulkOperation.DoesNotExist:
         raise Http404 from None
     context = {"section": "tasks", "page": page, "progress": page.progress, "operation": page.progress.operation}
-    template = "console/operation.html" + ("#operation" if _wants(request, "operation") else "")
-    return render(request, template, context)
+    return page_or_region(request, "console/operation.html", "operation", context)
 
 
 @require_POST
@@ -123,8 +122,3 @@ def stop(request: HttpRequest, operation_id: UUID) -> HttpResponse:
     else:
         messages.success(request, "Stopped. What it has changed stays as it is.")
     return redirect("operation", operation_id)
-
-
-def _wants(request: HttpRequest, region: str) -> bool:
-    """Tell whether htmx asks for one region of the page alone."""
-    return bool(request.htmx) and request.htmx.target == region  # type: ignore[attr-defined]

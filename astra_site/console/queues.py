@@ -13,6 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.actors import actor_of
+from agents.pages import page_or_region
 from astra_site.console import pausing
 from astra_site.console.access import for_operators
 from astra_site.console.pausing import EVERYTHING, CannotPause, Held, moment, named
@@ -34,8 +35,7 @@ def queues(request: HttpRequest) -> HttpResponse:
         #: The lane whose figures stand in a table.
         "figures": request.GET.get("figures", ""),
     }
-    template = "console/queues.html" + ("#queues" if request.htmx else "")  # type: ignore[attr-defined]
-    return render(request, template, context)
+    return page_or_region(request, "console/queues.html", "queues", context)
 
 
 @require_POST

@@ -205,7 +205,7 @@ def test_a_mode_that_nobody_judged_says_not_judged_yet(operator: Client) -> None
 def test_the_overview_is_for_operators_and_says_so_in_words(user: Client) -> None:
     page = user.get(URL)
     assert page.status_code == 403
-    assert b"The overview is for operators." in page.content
+    assert b"This page is for operators." in page.content
     assert b"ulla" in page.content
 
 

@@ -106,7 +106,7 @@ def test_ended_workers_of_the_last_day_are_folded_and_older_ones_are_gone(operat
 
 
 def test_htmx_gets_the_region_alone(operator: Client) -> None:
-    part = operator.get(URL, headers={"HX-Request": "true"}).content.decode()
+    part = operator.get(URL, headers={"HX-Request": "true", "HX-Target": "queues"}).content.decode()
     assert part.lstrip().startswith('<div class="queues" id="queues" data-live')
     assert "<html" not in part
 
