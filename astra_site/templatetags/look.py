@@ -271,3 +271,37 @@ def here(context: template.Context, **changes: object) -> str:
 def without(context: template.Context, name: str) -> str:
     """Return the page's own address without one of its parameters."""
     return here(context, **{name: "", "cursor": ""})
+
+
+@register.inclusion_tag("partials/pager.html", takes_context=True)
+def pager(
+    context: template.Context,
+    count: int,
+    what: str,
+    after: object,
+    is_first: bool,
+    by: str = "cursor",
+    anchor: str = "",
+    ascending: bool = False,
+    further: str = "",
+    label: str = "Pages",
+) -> dict[str, object]:
+    """Lead to the next page of a list, and back to its first.
+
+    Args:
+        count: how many rows this page shows; ``what`` they are, in the plural.
+        after: the cursor of the next page; nothing at the end. It goes into the address as the parameter ``by``.
+        ascending: the list begins with the oldest.
+    """
+    if is_first:
+        words = f"The {'first' if ascending else 'newest'} {count:,}"
+    else:
+        words = f"{count:,} {'later' if ascending else 'older'} {what}"
+    return {
+        "words": words,
+        "label": label,
+        "ascending": ascending,
+        "first": "" if is_first else here(context, **{by: ""}) + anchor,
+        "next": here(context, **{by: after}) + anchor if after else "",
+        "further": further or ("Later" if ascending else "Older"),
+    }
