@@ -15,4 +15,4 @@ class AstraSiteConfig(AppConfig):
         from jobs.sweeps import register_sweep
 
         register_sweep("audit chain", chain.seal, every_s=5.0)
-        register_sweep("late audit entries", lambda: chain.seal(look_back=None), every_s=3600.0)
+        register_sweep("late audit entries", chain.LateSeal().turn, every_s=5.0)

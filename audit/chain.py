@@ -23,7 +23,7 @@ from audit.models import AuditEntry, AuditSeal
 GENESIS = "0" * 64
 #: One turn of the sweep seals so many at most.
 PAGE = 1_000
-#: The sweep looks this far back from the newest sealed entry for one that was committed late. `verify` looks at all.
+#: Ids of entries that one turn looks through, back from the newest sealed one, for some that were committed late.
 LOOK_BACK = 10_000
 _LOCK = 7_204
 
@@ -108,21 +108,38 @@ def head() -> Head:
     return Head(last.place, last.digest) if last else Head(0, GENESIS)
 
 
-def seal(*, look_back: int | None = LOOK_BACK, page: int = PAGE) -> int:
-    """Seal entries that are not yet; return how many. Any number of processes may call it at once: one does it.
+def seal(*, page: int = PAGE) -> int:
+    """Seal entries that are not yet; return how many. Any number of processes may call it at once: one does it."""
+    return _seal(max(0, _newest_sealed() - LOOK_BACK), None, page)
 
-    Args:
-        look_back: how many ids below the newest sealed entry to look for late ones; None for all.
-    """
+
+@dataclass(slots=True)
+class LateSeal:
+    """Seals what was committed so late that `seal` looks past it: goes through all entries, `LOOK_BACK` ids a turn."""
+
+    above: int = 0
+
+    def turn(self) -> int:
+        """Look at the next ids, from the first on again after the last. Returns how many entries were sealed."""
+        if self.above >= _newest_sealed():
+            self.above = 0
+        first, self.above = self.above, self.above + LOOK_BACK
+        return _seal(first, self.above, PAGE)
+
+
+def _newest_sealed() -> int:
+    return AuditSeal.objects.order_by("-entry_id").values_list("entry_id", flat=True).first() or 0
+
+
+def _seal(above: int, up_to: int | None, page: int) -> int:
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_LOCK])
             if not cursor.fetchone()[0]:
                 return 0
-        newest = AuditSeal.objects.order_by("-entry_id").values_list("entry_id", flat=True).first() or 0
-        found = AuditEntry.objects.filter(seal=None)
-        if look_back is not None:
-            found = found.filter(pk__gt=newest - look_back)
+        found = AuditEntry.objects.filter(seal=None, pk__gt=above)
+        if up_to is not None:
+            found = found.filter(pk__lte=up_to)
         end = head()
         place, last = end.place, end.digest
         links = []
@@ -141,12 +158,11 @@ def verify(anchor: Head | None = None) -> Verdict:
     """
     faults: list[Fault] = []
     place, last = 0, GENESIS
-    for link in _links():
+    for link, entry in _links():
         place += 1
         if link.place != place:
             faults.append(Fault(place, f"missing: the next link has the place {link.place}."))
             place = link.place
-        entry = _entry_of(link)
         if entry is None:
             faults.append(Fault(place, f"entry {link.entry_id} is gone."))
         elif digest(last, entry) != link.digest:
@@ -165,26 +181,19 @@ def verify(anchor: Head | None = None) -> Verdict:
 def export(since: datetime | None = None, until: datetime | None = None) -> Iterator[dict[str, Any]]:
     """Yield what is sealed, in the chain's order: each entry's content with its ``place`` and ``digest``.
 
-    Given the digest of the link before the first, anybody can verify it without Astra: see `content` and `digest`.
+    With ``previous``, the digest of the link before, anybody can verify each without Astra: see `content` and `digest`.
     """
-    for link in _links():
-        entry = _entry_of(link)
-        if entry is None or (since and entry.at < since) or (until and entry.at >= until):
-            continue
-        yield {"place": link.place, "digest": link.digest, "entry": content(entry)}
+    previous = GENESIS
+    for link, entry in _links():
+        if entry is not None and not (since and entry.at < since) and not (until and entry.at >= until):
+            yield {"place": link.place, "previous": previous, "digest": link.digest, "entry": content(entry)}
+        previous = link.digest
 
 
-def _links() -> Iterator[AuditSeal]:
-    """Yield the links in their order, with their entries, a page in memory at a time."""
+def _links() -> Iterator[tuple[AuditSeal, AuditEntry | None]]:
+    """Yield the links in their order, each with its entry if that is there, a page in memory at a time."""
     place = 0
     while page := list(AuditSeal.objects.filter(place__gt=place).order_by("place")[:PAGE]):
         entries = AuditEntry.objects.in_bulk([link.entry_id for link in page])
-        for link in page:
-            link._state.fields_cache["entry"] = entries.get(link.entry_id)
-            yield link
+        yield from ((link, entries.get(link.entry_id)) for link in page)
         place = page[-1].place
-
-
-def _entry_of(link: AuditSeal) -> AuditEntry | None:
-    found: AuditEntry | None = link._state.fields_cache["entry"]
-    return found

@@ -187,17 +187,30 @@ def test_an_entry_that_is_committed_late_is_sealed_late() -> None:
     assert not faults()
 
 
-def test_one_that_is_later_than_the_sweep_looks_back_is_sealed_by_the_one_that_looks_at_all() -> None:
-    entries(4)
-    first = AuditEntry.objects.order_by("pk").first()
-    assert first is not None
-    AuditSeal.objects.create(
-        place=1, entry=(last := AuditEntry.objects.latest("pk")), digest=chain.digest(chain.GENESIS, last)
-    )
-    assert chain.seal(look_back=2) == 1
-    assert chain.seal(look_back=2) == 0
-    assert chain.seal(look_back=None) == 2
+def test_one_that_is_later_than_the_sweep_looks_back_is_found_by_the_one_that_goes_through_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chain, "LOOK_BACK", 2)
+    entries(6)
+    last = AuditEntry.objects.latest("pk")
+    AuditSeal.objects.create(place=1, entry=last, digest=chain.digest(chain.GENESIS, last))
+    assert chain.seal() == 1
+    assert chain.seal() == 0
+    late = chain.LateSeal(above=last.pk - 6)
+    assert [late.turn() for _ in range(3)] == [2, 2, 0]
     assert not faults()
+    assert chain.verify().unsealed == 0
+
+
+def test_after_the_last_entry_the_late_ones_are_looked_for_from_the_first_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chain, "LOOK_BACK", 10**9)
+    late = chain.LateSeal()
+    entries(2)
+    assert late.turn() == 2
+    entries(1)
+    assert late.turn() == 1
 
 
 def test_many_who_seal_at_once_make_one_chain() -> None:
@@ -243,6 +256,17 @@ def test_an_export_of_a_time_has_the_entries_of_that_time() -> None:
         out = io.StringIO()
         call_command("audit", "export", *options, stdout=out)
         assert len(out.getvalue().splitlines()) == expected
+
+
+def test_a_line_of_an_export_names_the_link_before_it_which_may_have_been_left_out() -> None:
+    entries(3)
+    chain.seal()
+    run(
+        "UPDATE audit_auditentry SET at = '2020-01-01T00:00:00Z' WHERE id = %s", AuditSeal.objects.get(place=2).entry_id
+    )
+    first, last = chain.export(since=timezone.now() - timedelta(hours=1))
+    assert (first["place"], first["previous"]) == (1, chain.GENESIS)
+    assert (last["place"], last["previous"]) == (3, second.digest)
 
 
 def test_the_command_says_that_all_is_as_it_was_or_what_is_not() -> None:
