@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.http import urlencode
 
 from accounts.actors import actor_of
+from accounts.person_deletion import deletions
 from audit import trail
 
 if TYPE_CHECKING:
@@ -62,7 +66,42 @@ class _Audited(_Base):
 
 
 class AuditedUserAdmin(_Audited, UserAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Users."""
+    """Users. Who has many tasks is deactivated instead of deleted."""
+
+    list_display = ("username", "first_name", "last_name", "role_names", "is_active", "is_superuser", "last_login")
+    list_per_page = 50
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        """Return users with their groups."""
+        return super().get_queryset(request).prefetch_related("groups")
+
+    @admin.display(description="roles")
+    def role_names(self, user: User) -> str:
+        """Return what they are, as their groups say."""
+        return ", ".join(sorted(group.name for group in user.groups.all())) or "–"
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
+        """Show a user, with links to what they do and did in the console."""
+        user = kwargs.get("obj")
+        if user is not None:
+            context["console_links"] = [
+                (f"{reverse('tasks')}?{urlencode({'user': user.username})}", "Their tasks"),
+                (f"{reverse('audit')}?{urlencode({'actor': user.username})}", "What they did"),
+                (f"{reverse('audit')}?{urlencode({'type': 'user', 'target': user.pk})}", "What was done to them"),
+            ]
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[Any], dict[str, int], set[str], list[Any]]:
+        """Say what deleting them does, counted with bounds, and protect who has too much."""
+        found = deletions(objs)
+        told = [
+            f"{each.user.username}: {', '.join(map(str, each.goes))} go; {', '.join(map(str, each.stays))} stay"
+            for each in found
+        ]
+        protected = [f"{each.user.username} has {', '.join(each.too_many)}." for each in found if each.too_many]
+        return told, {"users": len(found)}, set(), protected
 
 
 class AuditedGroupAdmin(_Audited, GroupAdmin):

@@ -97,7 +97,7 @@ X_FRAME_OPTIONS = "DENY"
 # --- Apps --------------------------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "astra_site.admin_site.AstraAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.postgres",
@@ -151,6 +151,8 @@ DATABASES = {"default": django_database(DATABASE_URL)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 LANES = ("chat", "queue", "scheduled", "batch", "tools", "delivery", "evals", "suspect")
+# The library's own pages in Django admin change what is in Valkey, unseen by the trail: the console has the queues.
+RQ_SHOW_ADMIN_LINK = False
 RQ_QUEUES = {lane: {"URL": REDIS_URL, "SERIALIZER": "json"} for lane in LANES}
 
 # --- People ------------------------------------------------------------------------------------------------------

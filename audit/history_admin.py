@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlencode
 
-from django.contrib import admin
-from django.core.paginator import Paginator
+from django.contrib import admin, messages
 from django.db import models
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+
+from audit.admin_lists import BoundedList, BoundedPaginator, GivenUp, in_time
 
 if TYPE_CHECKING:
     from django.contrib.admin import ModelAdmin
@@ -27,32 +30,15 @@ else:
 
 M = TypeVar("M", bound=models.Model)
 
-#: Lists are counted, and can be paged through, up to this many rows. What lies beyond is found by searching.
-COUNT_UP_TO = 10_000
 #: As much of a JSON value is shown.
 JSON_SHOWN = 20_000
 
-
-class Capped(int):
-    """A count that stopped at `COUNT_UP_TO`, and says so."""
-
-    def __str__(self) -> str:
-        return f"{int(self):,}+"
-
-
-class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the stubs alone
-    """A paginator that never counts a whole table."""
-
-    @cached_property
-    def count(self) -> int:
-        """Return how many rows there are, or that there are more than it counts."""
-        rows = cast("models.QuerySet[Any]", self.object_list)
-        found = rows.order_by()[: COUNT_UP_TO + 1].count()
-        return found if found <= COUNT_UP_TO else Capped(COUNT_UP_TO)
+#: An address and the words of a link to it.
+Link = tuple[str, str]
 
 
 class LargeTableAdmin(ModelAdmin[M]):
-    """An admin that neither counts nor sorts a whole table."""
+    """An admin that neither counts nor sorts a whole table, and leads to the console."""
 
     paginator = BoundedPaginator
     show_full_result_count = False
@@ -60,9 +46,47 @@ class LargeTableAdmin(ModelAdmin[M]):
     list_per_page = 50
     list_max_show_all = 0
     sortable_by = ()
+    change_list_template = "admin/large_list.html"
+    #: What the trail calls such a row, where it tells of any.
+    audit_type = ""
 
-    class Media:
-        css = {"all": ["css/admin.css"]}
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[BoundedList]:
+        """Return the list that reads a bounded number of rows."""
+        return BoundedList
+
+    def list_link(self, request: HttpRequest) -> Link | None:
+        """Return the page of the console that shows the same, filtered alike."""
+        return None
+
+    def row_links(self, row: M) -> list[Link]:
+        """Return the pages of the console about a row."""
+        return [(trail_of(self.audit_type, row.pk), "What was done to it")] if self.audit_type else []
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Show the list, or say that it took too long."""
+        context = {**(extra_context or {}), "console_link": self.list_link(request)}
+        if request.method != "GET":
+            return super().changelist_view(request, context)
+        try:
+            with in_time():
+                response = super().changelist_view(request, context)
+                return response.render() if isinstance(response, TemplateResponse) else response
+        except GivenUp:
+            if not request.GET:
+                raise
+            words = "Finding these took too long and was given up. Choose fewer filters, or others."
+            self.message_user(request, words, messages.WARNING)
+            return HttpResponseRedirect(request.path)
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
+        """Show a row, with its links to the console."""
+        row = kwargs.get("obj")
+        context.update(console_links=self.row_links(row) if row is not None else [], hides_log=self.hides_log())
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def hides_log(self) -> bool:
+        """Tell whether Django's own log never has anything of such rows."""
+        return False
 
 
 class HistoryAdmin(LargeTableAdmin[M]):
@@ -79,6 +103,10 @@ class HistoryAdmin(LargeTableAdmin[M]):
     def has_delete_permission(self, request: HttpRequest, obj: M | None = None) -> bool:
         """Nobody may."""
         return False
+
+    def hides_log(self) -> bool:
+        """Tell that it has nothing of them."""
+        return True
 
     def get_fields(self, request: HttpRequest, obj: M | None = None) -> list[Any]:
         """Return every field in the model's order, JSON written out over lines."""
@@ -98,6 +126,11 @@ class HistoryAdmin(LargeTableAdmin[M]):
         return self.get_fields(request, obj)
 
 
+def trail_of(kind: str, key: object) -> str:
+    """Return the address of what the trail tells of one thing."""
+    return f"{reverse('audit')}?{urlencode({'type': kind, 'target': str(key)})}"
+
+
 def _lines_of(name: str) -> Callable[[models.Model], SafeString]:
     def lines(row: models.Model) -> SafeString:
         return json_lines(getattr(row, name))
@@ -110,6 +143,22 @@ def short_id(value: object) -> SafeString:
     """Return an id that fits into a column: its two ends, and all of it on hover."""
     text = str(value)
     return format_html('<code title="{}">{}…{}</code>', text, text[:8], text[-6:])
+
+
+def console_link(url: str) -> SafeString:
+    """Return the link of a row to its page in the console."""
+    return format_html('<a href="{}" aria-label="View in console">View</a>', url)
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration in words that fit a column."""
+    if value is None:
+        return "–"
+    if value < 10:
+        return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def json_lines(value: Any) -> SafeString:

@@ -165,6 +165,11 @@ class UnknownHandler(LookupError):
     """No handler of that name is registered in this process."""
 
 
+def names() -> list[str]:
+    """Return the names of the handlers that this process knows."""
+    return sorted(_handlers)
+
+
 def get(name: str) -> Handler:
     """Return the handler of that name.
 

@@ -4,18 +4,20 @@ from datetime import timedelta
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from accounts import tokens
+from accounts import roles, tokens
 from accounts.models import ApiToken
-from agents.models import Conversation, Memory, Message, Score
+from agents.models import Conversation, Memory, Message, Run, Score
+from astra_site.admin_site import GROUPS
 from audit.models import AuditEntry
 from audit.trail import SYSTEM
-from jobs.models import Hold, Job, Wait
+from jobs.models import BulkOperation, Hold, IdempotencyKey, Job, Wait
+from tests.support.people import person
 from tests.support.tasks import fleet, step, task
 
 OURS = ("accounts", "agents", "audit", "jobs")
@@ -88,7 +90,7 @@ def test_a_list_neither_counts_nor_sorts_the_whole_table(root: Client, full: Non
 
 
 def test_a_count_that_stopped_says_so(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audit.history_admin.COUNT_UP_TO", 2)
+    monkeypatch.setattr("audit.admin_lists.COUNT_UP_TO", 2)
     for _ in range(3):
         task("queued")
     assert "2+ jobs" in root.get(address(Job)).content.decode()
@@ -156,6 +158,175 @@ def test_forgetting_a_memory_leaves_a_trail_without_its_text(root: Client, ulla:
     assert not Memory.objects.exists()
     entry = AuditEntry.objects.get(action="memory.delete")
     assert "tea" not in f"{entry.note}{entry.before}{entry.after}"
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_a_list_asks_as_much_for_many_rows_as_for_one(root: Client, full: None, ulla: User, model: type) -> None:
+    root.get(address(model))
+    with CaptureQueriesContext(connection) as few:
+        root.get(address(model))
+    for number in range(30):
+        run = task("dead", user=ulla)
+        step(run)
+        Score.objects.create(run=run, rubric="quality", value=0.5, judge="demo", mode=run.mode)
+        Wait.objects.create(job=run.job, kind="person", key="approve")
+        Memory.objects.create(user=ulla, agent="helper", text="likes tea")
+        chat = Conversation.objects.create(user=ulla, endpoint=run.endpoint, title="Tea")
+        Message.objects.create(conversation=chat, place=1, role="user", text="I like tea.", run=run)
+        IdempotencyKey.objects.create(scope="ulla help.v1", key=str(number), body_hash="0", job=run.job)
+        Hold.objects.create(key=f"agent:{number}", reason="paused", placed_by="olga")
+        tokens.create(ulla, actor=SYSTEM, name=str(number))
+        person(f"person-{number}", roles.USER)
+        fleet()
+    with CaptureQueriesContext(connection) as many:
+        root.get(address(model))
+    assert len(many) == len(few)
+
+
+def test_a_filter_without_an_index_looks_at_the_newest_rows_and_says_so(
+    root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.admin_lists.LOOK_BACK", 2)
+    old = task("queued", lane="suspect", submitted=timedelta(hours=3))
+    task("queued", submitted=timedelta(hours=2))
+    new = task("queued", lane="suspect", submitted=timedelta(hours=1))
+    task("dead", lane="suspect", submitted=timedelta(minutes=1))
+    shown = root.get(address(Job), {"lane": "suspect", "state__exact": "queued"})
+    assert [job.pk for job in shown.context["cl"].result_list] == [new.pk, old.pk]
+    task("queued", submitted=timedelta(seconds=30))
+    shown = root.get(address(Job), {"lane": "suspect", "state__exact": "queued"})
+    assert [job.pk for job in shown.context["cl"].result_list] == [new.pk]
+    assert "tried on the newest 2 jobs" in shown.content.decode()
+
+
+def test_a_list_that_takes_too_long_is_given_up(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> tuple[object, bool]:
+        return Job.objects.order_by("id").extra(where=["pg_sleep(60) IS NOT NULL"]), False
+
+    task("queued")
+    monkeypatch.setattr("audit.admin_lists.GIVEN_UP_AFTER_S", 0.05)
+    monkeypatch.setattr("jobs.job_admin.JobAdmin.get_search_results", slow)
+    page = root.get(address(Job), {"q": "x"})
+    assert page["Location"] == address(Job)
+    assert "took too long" in str(next(iter(page.wsgi_request._messages)))  # type: ignore[attr-defined]
+
+
+def test_rows_of_a_span_are_found_by_their_id(root: Client) -> None:
+    task("queued", submitted=timedelta(hours=3))
+    new = task("queued", submitted=timedelta(minutes=3))
+    shown = root.get(address(Job), {"since": "1h"}).context["cl"].result_list
+    assert [job.pk for job in shown] == [new.pk]
+
+
+def many_jobs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Three dead letters, where two are many."""
+    monkeypatch.setattr("jobs.job_admin.ACTION_UP_TO", 2)
+    return [task("dead") for _ in range(3)]
+
+
+def test_all_that_match_are_changed_in_the_background_once_that_is_confirmed(
+    root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = many_jobs(monkeypatch)
+    task("dead", lane="batch")
+    listed = f"{address(Job)}?lane=queue&state__exact=dead"
+    data = {"action": "discard", "select_across": "1", "_selected_action": str(runs[0].pk), "note": "tidying up"}
+    asked = root.post(listed, data)
+    assert "Discard 3 jobs?" in asked.content.decode()
+    assert not BulkOperation.objects.exists()
+    sent = {**data, "confirmed": str(asked.context["operation"])}
+    page = root.post(listed, sent, follow=True).content.decode()
+    operation = BulkOperation.objects.get()
+    assert f"/console/operations/{operation.pk}/" in page
+    assert (operation.verb, operation.expected, operation.options) == ("discard", 3, {"note": "tidying up"})
+    root.post(listed, sent)
+    assert BulkOperation.objects.count() == 1
+    assert set(operation.selection["fixed"]) == {str(run.pk) for run in runs}
+
+
+def test_a_list_that_an_operation_could_not_find_again_is_refused(
+    root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, *_ = many_jobs(monkeypatch)
+    data = {"action": "redrive", "select_across": "1", "_selected_action": str(run.pk), "confirmed": str(run.pk)}
+    page = root.post(f"{address(Job)}?generation=1", data, follow=True).content.decode()
+    assert "narrowed down by generation" in page
+    assert not BulkOperation.objects.exists()
+
+
+def test_who_is_no_operator_sees_no_actions(db: None) -> None:
+    staff = person("sven", roles.USER)
+    staff.is_staff = True
+    staff.save()
+    staff.user_permissions.set(Permission.objects.filter(codename="view_job"))
+    client, run = Client(), task("dead")
+    client.force_login(staff)
+    assert "Redrive" not in client.get(address(Job)).content.decode()
+    client.post(address(Job), {"action": "redrive", "_selected_action": [str(run.pk)]})
+    assert Job.objects.get().state == "dead"
+
+
+def test_deleting_a_user_says_what_goes_and_what_stays(root: Client, ulla: User) -> None:
+    run = task("succeeded", user=ulla, output={"text": "an answer"})
+    Conversation.objects.create(user=ulla, endpoint=run.endpoint, title="Tea")
+    url = address(User, "delete", ulla.pk)
+    page = root.get(url).content.decode()
+    assert "1 conversation, 0 memories, 0 api tokens go; 1 task stay" in page
+    root.post(url, {"post": "yes"})
+    assert not User.objects.filter(pk=ulla.pk).exists()
+    run.refresh_from_db()
+    assert (run.user, run.output) == (None, {"text": "an answer"})
+    assert not Conversation.objects.exists()
+    assert AuditEntry.objects.get(action="user.delete").target_id == str(ulla.pk)
+
+
+def test_a_user_with_many_tasks_is_not_deleted(
+    root: Client, ulla: User, olga: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounts.person_deletion.ROWS_UP_TO", 2)
+    for _ in range(3):
+        task("succeeded", user=ulla)
+    url = address(User, "delete", ulla.pk)
+    with CaptureQueriesContext(connection) as asked:
+        page = root.get(url).content.decode()
+    assert "ulla has 2+ tasks" in page
+    assert not [query["sql"] for query in asked if '"jobs_job"' in query["sql"] and "LIMIT 3" not in query["sql"]]
+    root.post(url, {"post": "yes"})
+    several = {"action": "delete_selected", "_selected_action": [str(ulla.pk), str(olga.pk)], "post": "yes"}
+    assert "ulla has 2+ tasks" in root.post(address(User), several).content.decode()
+    assert User.objects.filter(pk__in=[ulla.pk, olga.pk]).count() == 2
+
+
+def test_the_index_has_every_table_with_words_and_leads_to_the_console(root: Client) -> None:
+    page = root.get("/admin/")
+    tables = [table for group in page.context["app_list"] for table in group["models"]]
+    assert {table["model"] for table in tables} == set(admin.site._registry)
+    assert [group["name"] for group in page.context["app_list"]] == list(GROUPS)
+    assert all(table["words"] for table in tables)
+    assert 'href="/console/"' in page.content.decode()
+
+
+def test_lists_and_rows_lead_to_the_console(root: Client, full: None) -> None:
+    run = task("dead", lane="batch")
+    listed = root.get(address(Job), {"state__exact": "dead", "lane": "batch"}).content.decode()
+    assert 'href="/console/tasks/?state=dead&amp;lane=batch"' in listed
+    assert f'href="/console/tasks/{run.pk}/"' in listed
+    row = root.get(address(Job, "change", run.pk)).content.decode()
+    assert f'href="/console/audit/?type=job&amp;target={run.pk}"' in row
+    for model, part in ((Hold, "/console/queues/"), (BulkOperation, "/console/operations/"), (Run, "/console/tasks/")):
+        assert f'href="{part}' in root.get(address(model)).content.decode()
+    entry = AuditEntry.objects.first() or AuditEntry.objects.create(actor_name="olga", action="x")
+    assert f'href="/console/audit/?entry={entry.pk}"' in root.get(address(AuditEntry)).content.decode()
+
+
+@pytest.mark.parametrize("text", ["olga", "job.redrive", "7f0c", "r-1"])
+def test_the_trail_is_found_by_name_action_target_and_request(root: Client, text: str) -> None:
+    wanted = AuditEntry.objects.create(
+        actor_name="olga", action="job.redrive", target_type="job", target_id="7f0c", request_id="r-1"
+    )
+    AuditEntry.objects.create(actor_name="ulla", action="job.cancel", target_type="job", target_id="8", request_id="r")
+    found = root.get(address(AuditEntry), {"q": text}).context["cl"].result_list
+    assert [entry.pk for entry in found] == [wanted.pk]
 
 
 def test_a_job_leads_to_its_page_in_the_console_and_back(root: Client) -> None:
