@@ -152,7 +152,7 @@ def _admin() -> Iterator[Page]:
         (", of a lane", {"lane": "chat"}),
         (", of a rare lane", {"lane": "suspect"}),
         (", of a handler", {"handler": "agent-run"}),
-        (", of a mode", {"mode": "streaming-sync"}),
+        (", of the last day", {"since": "24h"}),
         (", of a rare lane, dead", {"lane": "suspect", "state__exact": "dead"}),
         (", of who has most", {"q": MOST_TASKS}),
         (", of who has few", {"q": FEW_TASKS}),
@@ -163,7 +163,12 @@ def _admin() -> Iterator[Page]:
         yield Page(f"Admin, jobs{words}", reverse("admin:jobs_job_changelist"), query)
     for words, query in (
         (", page 100", {"p": "100"}),
-        (", of a mode", {"mode__exact": "streaming-sync"}),
+        (", of a mode", {"mode": "streaming-sync"}),
+        (", of a mode that none is of", {"mode": "batch-window"}),
+        (", running", {"state": "running"}),
+        (", dead", {"state": "dead"}),
+        (", with a common word", {"q": COMMON}),
+        (", with an old word", {"q": OLD}),
         (", with a frequent word", {"q": FREQUENT}),
         (", with a rare word", {"q": RARE}),
         (", with a word that none has", {"q": ABSENT}),
@@ -172,8 +177,8 @@ def _admin() -> Iterator[Page]:
         yield Page(f"Admin, runs{words}", reverse("admin:agents_run_changelist"), query)
     for model_name in ("agents_step", "jobs_jobevent"):
         yield Page(f"Admin, {model_name}, of a task", reverse(f"admin:{model_name}_changelist"), {"q": str(dead.pk)})
-    yield Page("Admin, steps, of a kind", reverse("admin:agents_step_changelist"), {"kind__exact": "value"})
-    yield Page("Admin, events, of a kind", reverse("admin:jobs_jobevent_changelist"), {"kind__exact": "emit"})
+    yield Page("Admin, steps, of a kind", reverse("admin:agents_step_changelist"), {"kind": "value"})
+    yield Page("Admin, events, of a kind", reverse("admin:jobs_jobevent_changelist"), {"kind": "emit"})
     for words, text in (
         ("who does most", MOST_TASKS),
         ("who does little", FEW_TASKS),

@@ -15,7 +15,7 @@ PEOPLE = 200
 #: Who has four in ten of the tasks, who has only twenty, the oldest of all, and the operator who looks.
 MOST_TASKS, FEW_TASKS, OPERATOR = "person-1", f"person-{PEOPLE}", "olga"
 DAYS = 30
-#: Words of inputs: in all; in a tenth; in a five-hundredth, all of it old; in fifty; in none.
+#: Words of inputs: in all; in a tenth; in one of 250, all of it old; in fifty; in none.
 FREQUENT, COMMON, OLD, RARE, ABSENT = "report", "invoice", "quarterly", "zebra", "xylophone"
 #: Words of a failure that a fifth of the failed have, and of one that few have.
 FAILED_OFTEN, FAILED_RARELY = "provider", "checksum"
@@ -104,7 +104,7 @@ INSERT INTO agents_run (job_id, endpoint_id, agent_id, mode, user_id, input, out
 SELECT t.id, e.id, e.agent_id, t.mode, j.user_id,
        to_jsonb('Write the {frequent} ' || n || ' of ' || md5(n::text) || ' for town ' || n % 5000
            || CASE WHEN n % 10 = 0 THEN ' with each {common} that we sent' ELSE '' END
-           || CASE WHEN n % 10 = 0 AND n <= {tasks} * 0.02 THEN ' in the {old} style' ELSE '' END
+           || CASE WHEN n % 10 = 0 AND n <= {tasks} * 0.04 THEN ' in the {old} style' ELSE '' END
            || CASE WHEN n % ({tasks} / 50) = 11 THEN ' and mind the {rare}' ELSE '' END),
        CASE t.state WHEN 'succeeded' THEN jsonb_build_object('text', repeat('Here it is, ' || n || '. ', 10)) END,
        '{{}}', n, 1, 3, 1, 1200, 300, 0.004, n % 50 > 0,
