@@ -261,9 +261,8 @@ def test_an_export_of_a_time_has_the_entries_of_that_time() -> None:
 def test_a_line_of_an_export_names_the_link_before_it_which_may_have_been_left_out() -> None:
     entries(3)
     chain.seal()
-    run(
-        "UPDATE audit_auditentry SET at = '2020-01-01T00:00:00Z' WHERE id = %s", AuditSeal.objects.get(place=2).entry_id
-    )
+    second = AuditSeal.objects.get(place=2)
+    run("UPDATE audit_auditentry SET at = '2020-01-01T00:00:00Z' WHERE id = %s", second.entry_id)
     first, last = chain.export(since=timezone.now() - timedelta(hours=1))
     assert (first["place"], first["previous"]) == (1, chain.GENESIS)
     assert (last["place"], last["previous"]) == (3, second.digest)
