@@ -36,8 +36,6 @@ from jobs.states import REDRIVABLE, State
 
 #: Digits of the largest number that the database takes, less one.
 MAX_DIGITS = 18
-#: Characters of a note.
-MAX_NOTE = 2_000
 
 
 @require_safe
@@ -187,7 +185,7 @@ def discard(request: HttpRequest, task_id: UUID) -> HttpResponse:
         raise PermissionDenied("Only operators discard dead letters.")
     _run(request, task_id)
     try:
-        Discard(actor_of(request), note=request.POST.get("note", "")[:MAX_NOTE], seen=_seen(request)).run(task_id)
+        Discard(actor_of(request), note=request.POST.get("note", ""), seen=_seen(request)).run(task_id)
     except InvalidState as error:
         messages.warning(request, in_words(error, "discarded", request.user))
     except ValueError:

@@ -17,6 +17,14 @@ from jobs.script import Row, Script
 from jobs.states import REDRIVABLE, State
 from jobs.transitions import UNKNOWN_HANDLER, VERSION, change, lock, make_ready
 
+#: Characters of a note.
+MAX_NOTE = 2_000
+
+
+def note_of(text: str) -> str:
+    """Return what a person typed as it is kept: the database takes no NULs."""
+    return text.replace("\0", "").strip()[:MAX_NOTE]
+
 
 class UnknownJob(LookupError):
     """There is no such job."""
@@ -197,19 +205,20 @@ class Discard(_Action):
             ValueError: the note is empty.
             UnknownJob: there is no such job.
         """
-        if not self.note.strip():
+        note = note_of(self.note)
+        if not note:
             raise ValueError("Say why it is discarded.")
         with transaction.atomic():
-            job = script.run(self._discard(job_id))
-            self._record("discard", job, State.DISCARDED, note=self.note)
+            job = script.run(self._discard(job_id, note))
+            self._record("discard", job, State.DISCARDED, note=note)
         return State.DISCARDED
 
-    def _discard(self, job_id: UUID) -> Script[Row]:
+    def _discard(self, job_id: UUID, note: str) -> Script[Row]:
         job = yield from self._locked(job_id)
         yield from self._check(job, self.seen, "discarded")
         if job["state"] != State.DEAD:
             raise InvalidState(job_id, job["state"], "discarded")
-        yield from change(job, State.DISCARDED, reason="discarded", actor=self.actor.name, data={"note": self.note})
+        yield from change(job, State.DISCARDED, reason="discarded", actor=self.actor.name, data={"note": note})
         return job
 
 
@@ -227,10 +236,11 @@ class Pause:
 
     def run(self, key: str) -> bool:
         """Place the hold. Returns False if the same one was there already: it and its note stay."""
+        note = note_of(self.note)
         with transaction.atomic():
-            placed = script.run(holds.place(key, self.reason, by=self.actor.name, note=self.note))
+            placed = script.run(holds.place(key, self.reason, by=self.actor.name, note=note))
             if placed:
-                trail.record(self.actor, "hold.place", "hold", key, note=self.note, after={"reason": self.reason})
+                trail.record(self.actor, "hold.place", "hold", key, note=note, after={"reason": self.reason})
         return placed
 
 

@@ -21,6 +21,7 @@ from psycopg.types.json import Jsonb
 from audit import trail
 from audit.trail import Actor
 from jobs import script
+from jobs.actions import note_of
 from jobs.models import BulkOperation
 from jobs.queries import COUNT_UP_TO, Bounded
 from jobs.script import Script
@@ -42,7 +43,6 @@ FIXED = "fixed"
 FIX_TIMEOUT_S = 10.0
 #: How long a person who stops an operation waits for the job that is being changed.
 STOP_TIMEOUT = "10s"
-MAX_NOTE = 2_000
 
 
 class BulkError(ValueError):
@@ -186,10 +186,10 @@ def _options(verb: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if verb == BulkOperation.Verb.REDRIVE:
         return {"from": "start" if given.get("from") == "start" else "checkpoint"}
     if verb == BulkOperation.Verb.DISCARD:
-        note = str(given.get("note", "")).replace("\0", "").strip()
+        note = note_of(str(given.get("note", "")))
         if not note:
             raise NoteMissing("Say why they are given up: the note goes into the audit trail.")
-        return {"note": note[:MAX_NOTE]}
+        return {"note": note}
     return {}
 
 

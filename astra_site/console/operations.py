@@ -20,6 +20,7 @@ from astra_site.console.access import for_operators
 from astra_site.console.operation_form import DONE, Proposal, form_id
 from astra_site.console.operation_page import OperationPage, Progress
 from jobs import bulk
+from jobs.actions import MAX_NOTE
 from jobs.bulk import BulkError, Stop, UnknownOperation
 from jobs.models import BulkOperation
 
@@ -91,7 +92,7 @@ def _proposal(request: HttpRequest, data: QueryDict, problem: ValueError | None 
         "needs_note": isinstance(problem, bulk.NoteMissing),
         "from": data.get("from", ""),
         "note": data.get("note", ""),
-        "max_note": bulk.MAX_NOTE,
+        "max_note": MAX_NOTE,
     }
     return render(request, "console/operation_new.html", context, status=422 if problem else 200)
 

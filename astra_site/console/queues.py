@@ -18,7 +18,7 @@ from astra_site.console import pausing
 from astra_site.console.access import for_operators
 from astra_site.console.pausing import EVERYTHING, CannotPause, Held, moment, named
 from astra_site.console.queue_page import gather
-from jobs.actions import PAUSED, Pause, Resume
+from jobs.actions import PAUSED, Pause, Resume, note_of
 from jobs.models import Hold
 
 MAX_NOTE = 500
@@ -46,7 +46,7 @@ def pause(request: HttpRequest) -> HttpResponse:
         key = pausing.check(request.POST.get("key", ""))
     except CannotPause as error:
         return _refused(request, error)
-    note = request.POST.get("note", "").replace("\0", "").strip()[:MAX_NOTE]
+    note = note_of(request.POST.get("note", ""))[:MAX_NOTE]
     if Pause(actor_of(request), note=note).run(key):
         what = "no task or reply begins" if key == EVERYTHING else "new work of it waits"
         messages.success(request, f"{named(key)} is paused: {what} until somebody resumes it. What runs goes on.")

@@ -114,7 +114,7 @@ def test_discarding_wants_a_note(operator: Client) -> None:
     run = task("dead")
     assert b"say in the note why" in operator.post(url(run, "discard/"), {"note": " "}, follow=True).content
     assert Job.objects.get().state == "dead"
-    operator.post(url(run, "discard/"), {"note": "a duplicate"})
+    operator.post(url(run, "discard/"), {"note": "a\0 duplicate\0 "})
     assert Job.objects.get().state == "discarded"
     assert AuditEntry.objects.get(action="job.discard").note == "a duplicate"
 
