@@ -15,7 +15,7 @@ from astra_site.console.overview import Overview
 from astra_site.console.pausing import EVERYTHING, Held
 from jobs.lanes import CHAT
 from jobs.models import BulkOperation, Worker
-from jobs.queries import Bounded, LaneLoad, Stuck
+from jobs.queries import HOLDS_UP_TO, Bounded, LaneLoad, Stuck
 from jobs.timeline import in_words
 
 #: A lane whose oldest job has been queued for longer than this many seconds is behind. A lane that is not named may be:
@@ -138,7 +138,12 @@ def _stuck(stuck: Stuck, seen: Overview) -> Iterator[Finding]:
     for reason, number in stuck.blocked:
         if reason == "partition" or reason in told:
             continue  # the order that its owner asked for; and holds are told as what they are
-        words = f"{_tasks(Bounded(number))} can’t go on: {in_words([reason])[0]}."
+        who = _tasks(Bounded(number))
+        if reason.startswith("hold:") and seen.holds is not None and len(seen.holds) < HOLDS_UP_TO:
+            # Lifted, and the sweep has not come to all that it stopped.
+            words = f"{who} whose hold was lifted {'is' if number == 1 else 'are'} being queued."
+        else:
+            words = f"{who} can’t go on: {in_words([reason])[0]}."
         yield Finding("warn", words, tasks_link(state="blocked"), "Blocked tasks")
 
 

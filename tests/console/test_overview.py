@@ -92,12 +92,23 @@ def test_dead_letters_of_the_last_day_are_counted_and_older_ones_are_not(db: Non
 def test_blocked_tasks_are_told_by_their_reason_but_not_those_that_keep_an_order(db: None) -> None:
     fleet()
     task("blocked")
-    task("blocked", blocked_on=["hold:agent:helper"])
-    task("blocked", blocked_on=["hold:agent:helper", "no-worker:agent:helper@1"])
-    assert verdict() == [
-        f"2 tasks can’t go on: {in_words(['hold:agent:helper'])[0]}.",
-        f"1 task can’t go on: {in_words(['no-worker:agent:helper@1'])[0]}.",
-    ]
+    task("blocked", blocked_on=["no-worker:agent:helper@1"])
+    assert verdict() == [f"1 task can’t go on: {in_words(['no-worker:agent:helper@1'])[0]}."]
+
+
+def test_tasks_whose_hold_was_lifted_are_not_called_held(db: None) -> None:
+    fleet()
+    task("blocked", blocked_on=["hold:lane:queue"])
+    task("blocked", blocked_on=["hold:lane:queue"])
+    assert verdict() == ["2 tasks whose hold was lifted are being queued."]
+
+
+def test_while_tasks_are_blocked_the_empty_queue_does_not_say_that_nothing_waits(operator: Client) -> None:
+    assert "nothing waits" in operator.get(reverse("overview")).content.decode()
+    task("blocked", blocked_on=["hold:lane:queue"])
+    page = operator.get(reverse("overview")).content.decode()
+    assert '>some are <a href="/console/tasks/?state=blocked">blocked</a></dd>' in page
+    assert "nothing waits" not in page
 
 
 def test_a_scheduled_task_long_past_its_time_betrays_a_missing_scheduler(db: None) -> None:
