@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from django import template
+from django.conf import settings
 from django.http import HttpRequest
 from django.templatetags.static import static
 from django.utils import timezone
@@ -202,6 +203,13 @@ def signed(value: float) -> str:
     rounded = round(value, 2)
     sign = "±" if rounded == 0 else "+" if rounded > 0 else "−"
     return f"{sign}{abs(rounded):.2f}"
+
+
+@register.filter
+def by_lane(slots: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return the slots of each lane in the order in which lanes are shown everywhere; names not known come last."""
+    known = {name: at for at, name in enumerate(settings.LANES)}
+    return sorted(slots.items(), key=lambda one: (known.get(one[0], len(known)), one[0]))
 
 
 @register.filter

@@ -356,3 +356,9 @@ def test_a_long_note_is_cut_and_what_cannot_be_stored_left_out(operator: Client)
 
 def test_the_page_is_reached_by_its_name(db: None) -> None:
     assert reverse("queues") == URL
+
+
+def test_a_worker_names_its_lanes_in_the_order_of_all_pages(operator: Client) -> None:
+    fleet({"batch": 2, "evals": 1, "queue": 4, "gone": 1})
+    served = operator.get(URL).content.decode()
+    assert re.findall(r'<span class="nowrap">(\w+ \d)', served) == ["queue 4", "batch 2", "evals 1", "gone 1"]
