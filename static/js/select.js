@@ -60,6 +60,12 @@
     if (event.target.matches("[data-select-page]")) for (const box of boxes()) box.checked = event.target.checked;
     if (event.target.closest("[data-select], [data-bulk]")) show();
   });
+  // From a box, Enter leads to the bar: it stands behind all rows, and to send the form is not what Enter in a box means.
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !event.target.matches('[data-select] input[type="checkbox"]')) return;
+    event.preventDefault();
+    if (bar()?.matches("[data-on]")) bar().querySelector(".bulk-verbs button")?.focus();
+  });
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || event.defaultPrevented || !bar()?.matches("[data-on]")) return;
     if (event.target.closest("[data-select], [data-bulk]")) clear();

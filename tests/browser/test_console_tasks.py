@@ -55,6 +55,20 @@ def asked(page: Page, verb: str) -> dict[str, list[str]]:
     return parse_qs(urlsplit(request.value.url).query)
 
 
+def test_from_a_selected_row_enter_leads_to_the_bar_and_sends_nothing(browse: Open, olga: User) -> None:
+    dead(3)
+    page = browse(olga, DEAD)
+    boxes(page).nth(1).focus()
+    page.keyboard.press("Enter")
+    expect(boxes(page).nth(1)).to_be_focused()
+    page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    expect(bar(page).get_by_role("button", name="Redrive")).to_be_focused()
+    assert urlsplit(page.url).path == "/console/tasks/"
+    page.keyboard.press("Escape")
+    expect(boxes(page).nth(1)).to_be_focused()
+
+
 def test_the_bar_is_there_while_something_is_selected_and_sends_what_is(browse: Open, olga: User) -> None:
     runs = dead(3)
     page = browse(olga, DEAD)
