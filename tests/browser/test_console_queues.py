@@ -22,7 +22,7 @@ def page(browse: Open) -> Page:
 
 
 def test_a_lane_is_paused_and_resumed_by_keyboard_alone(page: Page) -> None:
-    page.get_by_label("Pause lane queue…").focus()
+    page.get_by_label("Pause lane queue …").focus()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     page.keyboard.type("Provider is down")
@@ -41,26 +41,26 @@ def test_a_lane_is_paused_and_resumed_by_keyboard_alone(page: Page) -> None:
 
 def test_while_a_pause_is_being_written_the_page_does_not_reload(page: Page) -> None:
     page.locator("[data-refresh-interval]").select_option("2")
-    page.get_by_label("Pause lane queue…").click()
+    page.get_by_label("Pause lane queue …").click()
     page.locator("#note-queue").fill("The provider is")
     expect(page.locator("[data-refresh-state]")).to_have_text("Paused while a menu is open")
     expect(page.locator("#note-queue")).to_have_value("The provider is")
     page.keyboard.press("Escape")
-    expect(page.get_by_label("Pause lane queue…")).to_be_focused()
+    expect(page.get_by_label("Pause lane queue …")).to_be_focused()
 
 
 def test_what_another_operator_pauses_appears_by_itself(page: Page) -> None:
     page.locator("[data-refresh-interval]").select_option("2")
-    page.get_by_label("Pause lane batch…").focus()
+    page.get_by_label("Pause lane batch …").focus()
     Hold.objects.create(key="lane:queue", reason="paused", note="Upgrade", placed_by="otto")
     expect(page.locator("#lane-queue")).to_contain_text("paused by otto")
-    expect(page.get_by_label("Pause lane batch…")).to_be_focused()
+    expect(page.get_by_label("Pause lane batch …")).to_be_focused()
 
 
 def test_without_a_script_a_lane_is_paused_all_the_same(browse: Open) -> None:
     fleet()
     page = browse(person("olga", roles.OPERATOR), URL, java_script_enabled=False)
-    page.get_by_label("Pause lane queue…").click()
+    page.get_by_label("Pause lane queue …").click()
     page.get_by_role("button", name="Pause lane queue", exact=True).click()
     expect(page.locator("#lane-queue")).to_contain_text("paused by olga")
     page.locator("#lane-queue").get_by_role("button", name="Resume lane queue").click()
