@@ -68,7 +68,7 @@ def check_database() -> Iterator[Finding]:
         yield Finding("database", sentence, is_fault=True)
     else:
         yield Finding("database", f"PostgreSQL {version} answers in {took * 1000:.1f} ms.")
-    yield _clock("database", float(moment) - began - took / 2)
+    yield _clock("the database", float(moment) - began - took / 2)
 
 
 def check_redis() -> Iterator[Finding]:
@@ -84,7 +84,7 @@ def check_redis() -> Iterator[Finding]:
         yield Finding("redis", f"{name} {version} is too old; Astra needs {OLDEST_REDIS} or newer.", is_fault=True)
     else:
         yield Finding("redis", f"{name} {version} answers in {took * 1000:.1f} ms.")
-    yield _clock("redis", seconds + micros / 1e6 - began - took / 2)
+    yield _clock("Redis", seconds + micros / 1e6 - began - took / 2)
 
 
 def check_migrations() -> Iterator[Finding]:
@@ -207,9 +207,9 @@ def _models(config: Config) -> Iterator[str]:
 def _clock(subject: str, ahead_s: float) -> Finding:
     if abs(ahead_s) > SKEW_S:
         way = "ahead of" if ahead_s > 0 else "behind"
-        sentence = f"The clock of the {subject} is {abs(ahead_s):.1f} s {way} this machine's. Set both by NTP."
+        sentence = f"The clock of {subject} is {abs(ahead_s):.1f} s {way} this machine's. Set both by NTP."
         return Finding("clocks", sentence, is_fault=True)
-    return Finding("clocks", f"The clock of the {subject} agrees with this machine's.")
+    return Finding("clocks", f"The clock of {subject} agrees with this machine's.")
 
 
 def _span(seconds: float) -> str:

@@ -160,8 +160,8 @@ def test_a_clock_that_is_wrong_is_said_with_how_much(shift: timedelta, way: str)
     with time_machine.travel(datetime.now().astimezone() + shift):
         found = faults()
     assert len(found) == 2
-    for server, sentence in zip(("redis", "database"), found, strict=True):
-        said = re.fullmatch(rf"The clock of the {server} is (\S+) s {way} this machine's\. Set both by NTP\.", sentence)
+    for server, sentence in zip(("Redis", "the database"), found, strict=True):
+        said = re.fullmatch(rf"The clock of {server} is (\S+) s {way} this machine's\. Set both by NTP\.", sentence)
         assert said
         assert float(said[1]) == pytest.approx(90, abs=2)
 
