@@ -28,6 +28,8 @@ PAGE = 500
 GAP_S = lease.LEASE_S - lease.RENEW_S
 #: How long a statement waits for a lock: a process that was stopped while it held one must not stop us too.
 LOCK_TIMEOUT = "3s"
+#: How long it may take at all: the leases are looked after in this very thread.
+STATEMENT_TIMEOUT = "10s"
 #: Operational errors of PostgreSQL that are nobody's outage.
 _NO_OUTAGE = (psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 
@@ -186,7 +188,7 @@ class Reconciler:
         close_old_connections()
         try:
             with connection.cursor() as cursor:
-                cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+                cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'; SET statement_timeout = '{STATEMENT_TIMEOUT}'")
             self._expire_leases()
             for sweep in (*OWN_SWEEPS, *registered()):
                 now = self.clock()
@@ -194,7 +196,7 @@ class Reconciler:
                     self._last[sweep.name] = now
                     self._sweep(sweep)
             with connection.cursor() as cursor:
-                cursor.execute("RESET lock_timeout")
+                cursor.execute("RESET lock_timeout; RESET statement_timeout")
         except DatabaseError as error:
             connection.close()
             if not is_outage(error):

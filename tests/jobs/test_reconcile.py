@@ -164,9 +164,22 @@ def test_a_row_that_a_stopped_process_holds_stops_the_reconciler_only_for_a_mome
     assert state(stuck) is State.QUEUED
 
 
-def test_the_time_out_for_locks_ends_with_the_tick() -> None:
+def test_a_sweep_that_takes_too_long_is_given_up_and_the_others_go_on(
+    clock: Clock, own_sweeps: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reconcile, "STATEMENT_TIMEOUT", "50ms")
+    ran: list[str] = []
+    register_sweep("endless", lambda: ask("SELECT pg_sleep(60)"), every_s=0)
+    register_sweep("sound", lambda: ran.append("sound"), every_s=0)
+    Reconciler(clock=clock).tick()
+    assert ran == ["sound"]
+    assert "sweep 'endless' failed" in caplog.text
+
+
+def test_the_time_outs_end_with_the_tick() -> None:
     Reconciler().tick()
     assert ask("SHOW lock_timeout") == [{"lock_timeout": "0"}]
+    assert ask("SHOW statement_timeout") == [{"statement_timeout": "0"}]
 
 
 # --- Suspects without a message --------------------------------------------------------------------------------------
