@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection
-from django.db.models import Count, F, IntegerField, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, F, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce, Now
 
 from jobs.models import BulkOperation, Hold, Job, Wait, Worker
@@ -194,10 +194,13 @@ def holds_in_force() -> list[Hold]:
 
 
 def idle_operations(limit: int) -> list[BulkOperation]:
-    """Return operations on many jobs that have not ended, and that nobody has worked on for `IDLE`."""
+    """Return operations on many jobs that have not ended, if nobody has worked on any of them for `IDLE`.
+
+    As long as somebody does, each has its turn: of many open ones it may be a long time until the next.
+    """
     open_ones = BulkOperation.objects.filter(state__in=[BulkOperation.State.PENDING, BulkOperation.State.RUNNING])
-    left = open_ones.filter(Q(taken_until=None) | Q(taken_until__lt=Now()))
-    idle = left.annotate(last=Coalesce("worked_at", "created_at")).filter(last__lt=Now() - IDLE)
+    at_work = open_ones.filter(Q(taken_until__gt=Now()) | Q(worked_at__gt=Now() - IDLE))
+    idle = open_ones.annotate(last=Coalesce("worked_at", "created_at")).filter(~Exists(at_work), last__lt=Now() - IDLE)
     return list(idle.order_by("last")[:limit])
 
 

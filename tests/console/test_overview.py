@@ -321,7 +321,7 @@ def test_a_site_that_has_just_started_needs_no_sample_yet(db: None) -> None:
     assert verdict() == []
 
 
-def test_an_operation_that_nobody_works_on_is_told_and_one_in_hand_is_not(db: None) -> None:
+def test_an_operation_is_told_when_nobody_works_on_any_and_not_while_it_waits_for_its_turn(db: None) -> None:
     fleet()
     now = timezone.now()
 
@@ -330,10 +330,11 @@ def test_an_operation_that_nobody_works_on_is_told_and_one_in_hand_is_not(db: No
         return BulkOperation.objects.create(**values, asked_by_name="olga", **more)
 
     operation()
-    operation(worked_at=now - timedelta(minutes=4), taken_until=now + timedelta(seconds=5), state="running")
+    taken = operation(worked_at=now - timedelta(minutes=4), taken_until=now + timedelta(seconds=5), state="running")
     operation(created_at=now - timedelta(minutes=9), state="finished", finished_at=now)
-    assert verdict() == []
     left = operation(worked_at=now - timedelta(minutes=4), taken_until=now - timedelta(minutes=3), state="running")
+    assert verdict() == []
+    BulkOperation.objects.filter(pk=taken.pk).update(state="finished", finished_at=now, taken_until=None)
     (finding,) = judge(gather()).findings
     assert finding.words == "olga’s operation (to redrive 12 tasks) has stood still for 4 min."
     assert finding.link == reverse("operation", args=[left.pk])
