@@ -13,11 +13,11 @@ from agents.models import Run
 from agents.queries import Page
 from agents.task_counts import Counts, count, count_among
 from agents.task_list import ListFilter
+from jobs.bulk import STATES
 from jobs.models import BulkOperation
 from jobs.queries import Bounded
-from jobs.states import LIVE, REDRIVABLE, State
+from jobs.states import State
 from jobs.time_limit import in_time
-from jobs.transitions import VERSION
 
 PAGE = 50
 #: What a list does not show and can be large.
@@ -83,21 +83,16 @@ def find(
         page,
         _tabs(counts, chosen),
         counts.of(chosen.state),
-        verbs(chosen.state, page.items),
+        verbs(chosen.state),
         failure=_failure(page.items, chosen.error),
     )
 
 
-def verbs(state: str, shown: Sequence[Run]) -> Sequence[str]:
-    """Return what can be done with tasks of a state (none: of any), of which some are shown."""
+def verbs(state: str) -> Sequence[str]:
+    """Return what an operation can do with tasks of a state (none: of any)."""
     if not state:
         return (Verb.REDRIVE, Verb.CANCEL)
-    if state == State.DEAD:
-        return (Verb.REDRIVE, Verb.DISCARD)
-    # A job whose version no worker has can be sent back once one has it.
-    lost = state == State.BLOCKED and any(VERSION in run.job.blocked_on for run in shown)
-    can: list[str] = [Verb.REDRIVE] if state in REDRIVABLE or lost else []
-    return (*can, Verb.CANCEL) if state in LIVE else (*can,)
+    return tuple(verb for verb, states in STATES.items() if state in states)
 
 
 def _by_piece(runs: QuerySet[Run], chosen: ListFilter, cursor: str, limit: int) -> Results | None:
@@ -113,7 +108,7 @@ def _by_piece(runs: QuerySet[Run], chosen: ListFilter, cursor: str, limit: int) 
         done = in_time(PIECE_S, partial(read, among))
         if done is not None:
             page, counts = done
-            return Results(page, _tabs(counts, chosen), None, verbs(chosen.state, page.items), among=among)
+            return Results(page, _tabs(counts, chosen), None, verbs(chosen.state), among=among)
     return None
 
 

@@ -222,24 +222,18 @@ def test_a_reply_whose_conversation_was_deleted_is_listed_as_such(operator: Clie
         ("cancelled", ["redrive"]),
         ("queued", ["cancel"]),
         ("running", ["cancel"]),
+        ("blocked", ["cancel"]),
         ("waiting", ["cancel"]),
         ("succeeded", []),
         ("discarded", []),
     ],
 )
 def test_only_what_the_state_allows_is_offered(operator: Client, state: str, can: list[str]) -> None:
-    for each in ("dead", "cancelled", "queued", "running", "waiting", "succeeded", "discarded"):
+    for each in ("dead", "cancelled", "queued", "blocked", "running", "waiting", "succeeded", "discarded"):
         task(each)
     page = html(operator, **({"state": state} if state else {}))
     assert verbs(page) == can
-    assert page.count('name="ids"') == (0 if not can else 1 if state else 5)
-
-
-def test_blocked_tasks_can_be_redriven_where_some_wait_for_a_version_that_no_worker_has(operator: Client) -> None:
-    task("blocked")
-    assert verbs(html(operator, state="blocked")) == ["cancel"]
-    task("blocked", blocked_on=["version"])
-    assert verbs(html(operator, state="blocked")) == ["redrive", "cancel"]
+    assert page.count('name="ids"') == (0 if not can else 1 if state else 6)
 
 
 def test_the_bar_carries_the_filter_with_its_times_fixed(operator: Client) -> None:
