@@ -136,9 +136,10 @@ def for_admin(request: HttpRequest) -> HttpResponse:
 
 def change_password(request: HttpRequest) -> HttpResponse:
     """Show Django admin's page for one's own password, and tell the trail when it was changed."""
-    response = admin.site.admin_view(admin.site.password_change)(request)
-    if getattr(response, "url", None) == reverse("admin:password_change_done"):
-        trail.record(actor_of(request), "user.change", "user", request.user.pk, after={"password": "changed"})
+    with transaction.atomic():
+        response = admin.site.admin_view(admin.site.password_change)(request)
+        if getattr(response, "url", None) == reverse("admin:password_change_done"):
+            trail.record(actor_of(request), "user.change", "user", request.user.pk, after={"password": "changed"})
     return response
 
 
