@@ -12,6 +12,7 @@ from django.db.models import F
 
 from agents import registry
 from agents.models import AgentVersion, Endpoint
+from jobs.holds import EVERYTHING
 from jobs.ids import since
 from jobs.models import Hold, Worker
 from jobs.queries import Bounded
@@ -24,7 +25,6 @@ RUNS_UP_TO = 500
 UNFINISHED_UP_TO = 5_000
 #: Versions on a page.
 VERSIONS_SHOWN = 50
-EVERYTHING = "all"
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from agents.runtime.types import Budget
 from audit import trail
 from audit.trail import Actor
 from jobs.actions import InvalidState
+from jobs.holds import EVERYTHING
 from jobs.models.job import Job, Priority
 from jobs.script import Script
 from jobs.states import REDRIVABLE, State
@@ -236,7 +237,7 @@ def submission(endpoint: EndpointInfo, user_id: int, *, priority: int | None = N
         "user_id": user_id,
         "priority": rules.provider.priority if priority is None else priority,
         "requires": registry.capability(endpoint.agent, endpoint.agent_version),
-        "hold_keys": ("all", f"lane:{lane}", f"agent:{endpoint.agent}", f"endpoint:{endpoint.name}"),
+        "hold_keys": (EVERYTHING, f"lane:{lane}", f"agent:{endpoint.agent}", f"endpoint:{endpoint.name}"),
         "max_attempts": rules.on_failure.attempts,
         "time_limit_s": math.ceil(endpoint.wall_clock_s) + UNWIND_S,
     }

@@ -8,6 +8,8 @@ from jobs.script import Row, Script
 from jobs.states import State
 from jobs.transitions import change, lock, reconsider
 
+#: The key that every job has.
+EVERYTHING = "all"
 NO_WORKER = "no-worker:"
 
 

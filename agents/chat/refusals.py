@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accounts.problems import Problem, Unavailable
+from jobs.holds import EVERYTHING
 
 
 class ReplyRunning(Problem):
@@ -82,7 +83,7 @@ class TooManySockets(Problem):
 def paused(reasons: Sequence[str]) -> Paused:
     """Return the refusal of a message for reasons that hold its job back, in words for who sent it."""
     kinds = {reason.removeprefix("hold:").partition(":")[0] for reason in reasons}
-    what = "Astra" if "all" in kinds else "The chat" if "lane" in kinds else "This agent"
+    what = "Astra" if EVERYTHING in kinds else "The chat" if "lane" in kinds else "This agent"
     return Paused(f"{what} is paused for now. Try again later.")
 
 

@@ -11,12 +11,12 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from agents import agent_page
-from agents.agent_page import EVERYTHING
 from agents.models import AgentVersion, Endpoint
 from agents.pages import page_or_region
 from astra_site.console.access import for_operators
 from astra_site.console.agent_words import EndpointSign, differences, endpoint_words, models_of, tools_of
 from jobs.actions import PAUSED
+from jobs.holds import EVERYTHING
 from jobs.models import Hold
 from jobs.states import State
 

@@ -13,9 +13,9 @@ from agents import registry
 from audit.models import AuditEntry
 from jobs import lanes
 from jobs.actions import PAUSED
+from jobs.holds import EVERYTHING
 from jobs.models import Hold
 
-EVERYTHING = "all"
 _KINDS = {"lane": "Lane", "agent": "Agent", "endpoint": "Endpoint"}
 
 

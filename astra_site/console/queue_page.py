@@ -9,8 +9,9 @@ from django.conf import settings
 
 from agents.run_stats import ended_by_minute
 from astra_site.console.lane_row import LaneRow, rows
-from astra_site.console.pausing import EVERYTHING, Held
+from astra_site.console.pausing import Held
 from astra_site.console.regions import Regions
+from jobs.holds import EVERYTHING
 from jobs.lane_samples import history
 from jobs.models import Worker
 from jobs.queries import ended_workers, fleet, holds_in_force, lane_loads, stuck

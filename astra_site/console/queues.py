@@ -16,9 +16,10 @@ from accounts.actors import actor_of
 from agents.pages import page_or_region
 from astra_site.console import pausing
 from astra_site.console.access import for_operators
-from astra_site.console.pausing import EVERYTHING, CannotPause, Held, moment, named
+from astra_site.console.pausing import CannotPause, Held, moment, named
 from astra_site.console.queue_page import gather
 from jobs.actions import PAUSED, Pause, Resume, note_of
+from jobs.holds import EVERYTHING
 from jobs.models import Hold
 
 MAX_NOTE = 500

@@ -12,7 +12,8 @@ from django.utils import timezone
 from django.utils.http import urlencode
 
 from astra_site.console.overview import Overview
-from astra_site.console.pausing import EVERYTHING, Held
+from astra_site.console.pausing import Held
+from jobs.holds import EVERYTHING
 from jobs.lanes import CHAT
 from jobs.models import BulkOperation, Worker
 from jobs.queries import HOLDS_UP_TO, Bounded, LaneLoad, Stuck
