@@ -150,8 +150,9 @@ def usage(run: Run) -> dict[str, Any]:
 
 
 def error(run: Run) -> dict[str, Any] | None:
-    """Return the last problem of a run that has not succeeded."""
-    return None if run.job.state == State.SUCCEEDED else run.job.error
+    """Return the last problem of a run that has not succeeded; what is none is told as one's detail."""
+    found = None if run.job.state == State.SUCCEEDED else run.job.error
+    return found if found is None or isinstance(found, dict) else {"detail": str(found)}
 
 
 def encode(value: object) -> str:

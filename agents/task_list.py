@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -157,7 +157,8 @@ def moment(text: str) -> datetime | None:
         return None
     if not 1971 <= at.year <= 9000:
         return None
-    return at if at.tzinfo is not None else timezone.make_aware(at)
+    # PostgreSQL refuses some offsets that Python reads, such as +23:59.
+    return (at if at.tzinfo is not None else timezone.make_aware(at)).astimezone(UTC)
 
 
 def _clean(text: str) -> str:

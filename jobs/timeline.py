@@ -108,7 +108,7 @@ def _is_told(event: JobEvent) -> bool:
 
 
 def _say(event: JobEvent, in_chat: bool) -> tuple[str, str, str, str]:
-    data = event.data or {}
+    data = event.data if isinstance(event.data, dict) else {}
     if event.kind == JobEvent.Kind.STEP:
         problem = data.get("problem") or {}
         return "step", "warn", f"Step {data.get('name', '')} failed", _problem(problem)

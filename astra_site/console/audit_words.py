@@ -139,7 +139,7 @@ def _tell(entry: AuditEntry, users: Mapping[int, User], tokens: Mapping[int, Api
 
 
 def _reason(entry: AuditEntry) -> Any:
-    return (entry.after or entry.before or {}).get("reason", PAUSED)
+    return (_side(entry.after) or _side(entry.before)).get("reason", PAUSED)
 
 
 def _target(entry: AuditEntry, users: Mapping[int, User], tokens: Mapping[int, ApiToken]) -> str:
@@ -177,7 +177,7 @@ def _link(entry: AuditEntry, users: Mapping[int, User], is_staff: bool) -> str:
 
 
 def _changes(entry: AuditEntry) -> Iterator[Change]:
-    before, after = entry.before or {}, entry.after or {}
+    before, after = _side(entry.before), _side(entry.after)
     if entry.action.startswith("hold.") and _reason(entry) == PAUSED:
         before, after = ({key: value for key, value in side.items() if key != "reason"} for side in (before, after))
     for name in [*before, *(name for name in after if name not in before)]:
@@ -185,6 +185,13 @@ def _changes(entry: AuditEntry) -> Iterator[Change]:
         now = _text(after[name]) if name in after else None
         if was != now:
             yield Change(name.rstrip("_").replace("_", " "), was, now)
+
+
+def _side(told: Any) -> dict[str, Any]:
+    """Return what an entry tells of one side. Somebody may have written another shape to the table: it is shown."""
+    if isinstance(told, dict):
+        return told
+    return {} if told is None else {"value": told}
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -156,9 +156,9 @@ def _letters(fingerprint: str, cursor: str) -> tuple[Page[Run], list[Job]]:
 def _place(text: str) -> tuple[datetime, UUID]:
     at, _, job_id = text.partition(" ")
     moment = datetime.fromisoformat(at)
-    if moment.tzinfo is None or not 1971 <= moment.year <= 9000:
+    if moment.tzinfo is None or not 1000 <= moment.year <= 9000:
         raise ValueError("no moment at which a task can have ended")
-    return moment, UUID(job_id)
+    return moment.astimezone(UTC), UUID(job_id)
 
 
 def _whole(sample: Sample) -> dict[str, Any]:

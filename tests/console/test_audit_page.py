@@ -269,6 +269,15 @@ def test_hostile_texts_are_shown_as_text(trail: Client) -> None:
     assert "&lt;script&gt;alert(1)" in page
 
 
+@pytest.mark.parametrize("told", ["=1+1", 7, True, [["lost"]], [{"lost": 1}]])
+def test_an_entry_of_any_shape_does_not_hide_the_trail(trail: Client, told: Any) -> None:
+    tell(action="hold.place", before=told, after=told)
+    tell(before=told)
+    page = trail.get(URL)
+    assert page.status_code == 200
+    assert [change.name for change in page.context["told"][0].changes] == ["value"]
+
+
 def test_a_long_change_starts_folded(trail: Client) -> None:
     record(SYSTEM, "config.load", "config", 1, after={"changes": [f"changed {number} of many" for number in range(90)]})
     assert 'class="audit-more"' in trail.get(URL, {"action": "config.load"}).content.decode()

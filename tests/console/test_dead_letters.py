@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts import roles
+from agents import queries
 from agents.models import Run
 from agents.task_list import ListFilter
 from astra_site.console import dead_letters as page_of
@@ -226,6 +227,27 @@ def test_a_cursor_that_is_none_leads_to_the_first_page(operator: Client, cursor:
     response = operator.get(GROUP, {"error": "aaaa", "cursor": cursor})
     assert response.status_code == 302
     assert parse_qs(urlsplit(response["Location"]).query) == {"error": ["aaaa"]}
+
+
+def test_the_pages_of_dead_letters_reach_those_of_a_clock_that_stood_at_its_beginning(
+    operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_of, "PAGE", 1)
+    made = [dead(), dead(), dead()]
+    Job.objects.update(finished_at=datetime(1970, 1, 1, tzinfo=UTC))
+    seen, cursor = [], ""
+    for _ in made:
+        page = operator.get(GROUP, {"error": "aaaa", "cursor": cursor}).context["page"]
+        seen += [run.pk for run in page.items]
+        cursor = page.next_cursor
+    assert seen == sorted((run.pk for run in made), reverse=True)
+
+
+@pytest.mark.parametrize("at", ["2026-01-01T00:00:00+23:59", "1971-01-01T00:00:00-23:59:59.999999"])
+def test_a_cursor_with_an_odd_offset_breaks_nothing(operator: Client, at: str) -> None:
+    run = dead()
+    cursor = queries.encode(f"{at} {run.pk}")
+    assert operator.get(GROUP, {"error": "aaaa", "cursor": cursor}).status_code == 200
 
 
 def test_a_group_that_is_empty_by_now_says_so_and_shows_the_way(operator: Client) -> None:

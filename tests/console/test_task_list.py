@@ -291,3 +291,17 @@ def test_the_list_asks_as_many_queries_for_many_tasks_as_for_few(
     with CaptureQueriesContext(connection) as many:
         operator.get(URL, query)
     assert len(many) == len(few) <= 30
+
+
+@pytest.mark.parametrize("name", ["since", "until", "ended", "ended_until"])
+@pytest.mark.parametrize(
+    "at", ["2020-01-01T00:00:00+23:59:59.999999", "1971-01-01T00:00:00+23:59", "9000-12-31T23:59:59-23:59"]
+)
+def test_a_time_with_an_offset_that_the_database_does_not_take_is_found_all_the_same(
+    operator: Client, name: str, at: str
+) -> None:
+    task("dead", input="now")
+    found = ["now"] if (name in ("since", "ended")) == (at < "2021") else []
+    assert shown(operator, **{name: at}) == found
+    asked = operator.get("/console/operations/new/", {"verb": "redrive", "all": "1", name: at})
+    assert asked.status_code == 200

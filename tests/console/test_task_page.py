@@ -425,9 +425,14 @@ def test_each_finding_in_the_input_is_told_with_its_place(operator: Client) -> N
     assert "Redrive it with another input." in shown
 
 
-@pytest.mark.parametrize("error", [{}, {"title": None, "detail": 3, "errors": {"a": 1}, "fingerprint": ["x"]}])
+@pytest.mark.parametrize(
+    "error", [{}, {"title": None, "detail": 3, "errors": {"a": 1}, "fingerprint": ["x"]}, "lost", ["lost"], 7]
+)
 def test_a_problem_of_any_shape_can_be_shown(operator: Client, error: Any) -> None:
-    assert 'id="problem"' in page(operator, task("dead", error=error))
+    run = task("dead", error=error)
+    JobEvent.objects.create(job=run.job, kind="state", old="running", new="dead", reason="finished", data=error)
+    assert 'id="problem"' in page(operator, run)
+    assert operator.get(f"/api/v1/tasks/{run.pk}").status_code == 200
 
 
 # --- Where it stands -------------------------------------------------------------------------------------------------
