@@ -41,7 +41,7 @@
 
   const tick = () => {
     const every = Number(select.value) * 1000;
-    if (!going().length) return say(regions().length ? "Finished" : "");
+    if (!going().length) return say(regions().length ? "Up to date" : "");
     if (!every) return say(failed ? "Not up to date" : "");
     const reason = paused();
     if (reason) return say(reason);

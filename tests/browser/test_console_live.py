@@ -39,7 +39,7 @@ def test_a_running_task_is_followed_to_its_end(browse: Open) -> None:
     expect(page.get_by_role("status").get_by_text("Succeeded")).to_be_visible()
     expect(page.locator("strong", has_text="sea")).to_be_visible()
     expect(page).to_have_title("Succeeded · help.v1 · Astra")
-    expect(page.locator("[data-refresh-state]")).to_have_text("Finished")
+    expect(page.locator("[data-refresh-state]")).to_have_text("Up to date")
 
 
 def test_a_refresh_keeps_open_steps_focus_and_scroll_position(browse: Open) -> None:

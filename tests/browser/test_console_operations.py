@@ -54,7 +54,7 @@ def test_many_tasks_are_redriven_and_the_page_follows_to_the_end(browse: Open) -
     expect(status).to_have_text("Finished")
     expect(page.get_by_text("6 redriven.")).to_be_visible()
     expect(page.get_by_role("button", name="Stop")).to_have_count(0)
-    expect(page.locator("[data-refresh-state]")).to_have_text("Finished")
+    expect(page.locator("[data-refresh-state]")).to_have_text("Up to date")
     expect(page).to_have_title("Finished · Redrive · Astra")
     page.get_by_role("link", name="Operations").click()
     page.get_by_role("link", name="Redrive dead letters").click()
