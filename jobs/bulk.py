@@ -22,6 +22,7 @@ from audit import trail
 from audit.trail import Actor
 from jobs import script
 from jobs.actions import note_of
+from jobs.ids import since
 from jobs.models import BulkOperation
 from jobs.queries import COUNT_UP_TO, Bounded
 from jobs.script import Script
@@ -41,6 +42,8 @@ FIXED_UP_TO = COUNT_UP_TO
 FIXED = "fixed"
 #: How long finding the jobs may take while somebody waits for the page.
 FIX_TIMEOUT_S = 10.0
+#: A form is good for so long: its id then tells when the operation was asked for.
+FORM_S = 24 * 3600
 #: How long a person who stops an operation waits for the job that is being changed.
 STOP_TIMEOUT = "10s"
 
@@ -75,6 +78,10 @@ class OperationEnded(BulkError):
 
 class UnknownOperation(LookupError):
     """There is no such operation."""
+
+
+class BadForm(BulkError):
+    """The form's id is none that a page gave out lately."""
 
 
 class Busy(BulkError):
@@ -178,6 +185,21 @@ def start(
             after={"verb": verb, "tasks": operation.words, "expected": str(expected), **options},
         )
     return operation
+
+
+def form_id(text: str) -> UUID:
+    """Return the id that a form was given.
+
+    Raises:
+        BadForm: it is none that a page gave out in the last hours.
+    """
+    try:
+        found = UUID(text)
+    except ValueError:
+        raise BadForm("This form was not sent whole. Look at it again, then confirm.") from None
+    if not since(FORM_S) <= found <= since(-60):
+        raise BadForm("This form is too old. Look at what it shows now, then confirm.")
+    return found
 
 
 def _options(verb: str, given: Mapping[str, Any]) -> dict[str, Any]:

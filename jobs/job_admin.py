@@ -253,7 +253,7 @@ class JobAdmin(HistoryAdmin[Job]):
         try:
             operation = bulk.start(
                 actor_of(request),
-                UUID(request.POST[CONFIRMED]),
+                bulk.form_id(request.POST[CONFIRMED]),
                 verb,
                 selected_by=selection.NAME,
                 selection={"where": where},

@@ -15,7 +15,7 @@ from django.utils.http import urlencode
 
 from agents import task_selection
 from agents.models import Run
-from jobs.bulk import STATES, BulkError, UnknownVerb, Wanted
+from jobs.bulk import FORM_S, STATES, UnknownVerb, Wanted
 from jobs.ids import since, uuid7
 from jobs.models import BulkOperation
 from jobs.queries import Bounded
@@ -26,15 +26,9 @@ SAMPLE = 5
 #: What others began so lately is shown before a person confirms the same.
 LATELY = timedelta(minutes=10)
 LATELY_SHOWN = 3
-#: A form is good for so long: its id then tells when the operation was asked for.
-FORM_S = 24 * 3600
 
 #: What a verb makes of tasks.
 DONE = {"redrive": "redriven", "cancel": "cancelled", "discard": "discarded"}
-
-
-class BadForm(BulkError):
-    """The form's id is none that a page gave out lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +107,6 @@ class Proposal:
             "cancel": "scheduled, blocked, queued, running nor waiting",
             "discard": "dead letters",
         }[self.verb]
-
-
-def form_id(text: str) -> UUID:
-    """Return the id that a form was given.
-
-    Raises:
-        BadForm: it is none that a page gave out in the last hours.
-    """
-    try:
-        found = UUID(text)
-    except ValueError:
-        raise BadForm("This form was not sent whole. Look at it again, then confirm.") from None
-    if not since(FORM_S) <= found <= since(-60):
-        raise BadForm("This form is too old. Look at what it shows now, then confirm.")
-    return found
 
 
 def _sample(wanted: Wanted) -> Sequence[Run]:

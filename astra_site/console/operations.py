@@ -17,7 +17,7 @@ from agents.pages import page_or_region
 from agents.queries import BadCursor
 from agents.task_selection import BadSelection
 from astra_site.console.access import for_operators
-from astra_site.console.operation_form import DONE, Proposal, form_id
+from astra_site.console.operation_form import DONE, Proposal
 from astra_site.console.operation_page import OperationPage, Progress
 from jobs import bulk
 from jobs.actions import MAX_NOTE
@@ -61,7 +61,7 @@ def new(request: HttpRequest) -> HttpResponse:
         return _proposal(request, request.GET)
     data = request.POST
     try:
-        operation_id = form_id(data.get("id", ""))
+        operation_id = bulk.form_id(data.get("id", ""))
         selection, words = task_selection.selection_of(data, request.user)
         bulk.start(
             actor_of(request),

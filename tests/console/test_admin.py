@@ -337,3 +337,13 @@ def test_a_job_leads_to_its_page_in_the_console_and_back(root: Client) -> None:
 
 def test_an_operator_who_is_no_admin_stays_outside(operator: Client) -> None:
     assert operator.get("/admin/")["Location"].startswith("/admin/login/")
+
+
+@pytest.mark.parametrize("operation_id", ["x", "00000000-0000-7000-8000-000000000000"])
+def test_a_confirmation_that_no_page_gave_out_begins_nothing(root: Client, operation_id: str) -> None:
+    run = task("dead")
+    data = {"action": "redrive", "select_across": "1", "_selected_action": str(run.pk), "confirmed": operation_id}
+    said = root.post("/admin/jobs/job/", data, follow=True)
+    assert said.status_code == 200
+    assert "This form" in said.content.decode()
+    assert not BulkOperation.objects.exists()
