@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs import lanes
 from jobs.history import is_change
+from jobs.holds import EVERYTHING
 from jobs.models import JobEvent
 from jobs.states import ENDED, State
 from jobs.transitions import PARTITION, UNKNOWN_HANDLER, VERSION
@@ -198,4 +199,4 @@ _REASONS = {
 def _held(key: str) -> str:
     """Say what a hold stops, by its key."""
     kind, _, name = key.partition(":")
-    return "everything" if key == "all" else f"{kind} {name}" if name else key
+    return "everything" if key == EVERYTHING else f"{kind} {name}" if name else key

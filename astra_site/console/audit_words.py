@@ -17,6 +17,7 @@ from accounts.models import ApiToken
 from astra_site.templatetags.look import short_id
 from audit.models import AuditEntry
 from jobs.actions import PAUSED
+from jobs.holds import EVERYTHING
 
 #: What each action was, as what follows a name, and its icon. The target's words come after it.
 VERBS: Mapping[str, tuple[str, str]] = {
@@ -145,7 +146,7 @@ def _reason(entry: AuditEntry) -> Any:
 def _target(entry: AuditEntry, users: Mapping[int, User], tokens: Mapping[int, ApiToken]) -> str:
     kind, key = entry.target_type, entry.target_id
     if kind == "hold":
-        return "everything" if key == "all" else key.replace(":", " ", 1)
+        return "everything" if key == EVERYTHING else key.replace(":", " ", 1)
     if kind == "user":
         user = users.get(int(key)) if _is_numbered(entry, "user") else None
         if user is not None:
