@@ -15,7 +15,9 @@ from django.utils.http import urlencode
 from agents import queries
 from agents.models import Run
 from agents.queries import BadCursor, Page
+from astra_site.console import operation_outcome
 from astra_site.console.operation_form import DONE
+from astra_site.console.operation_outcome import Outcome
 from astra_site.templatetags.look import roughly
 from jobs import bulk
 from jobs.bulk_refusals import ALREADY
@@ -45,16 +47,31 @@ class Progress:
 
     operation: BulkOperation
     now: datetime
+    #: What came of its tasks; None where that was not counted.
+    came: Outcome | None = None
 
     @property
     def mark(self) -> str:
         """The icon of its state."""
-        return MARKS[self.operation.state][0]
+        return "warning" if self._failed_again else MARKS[self.operation.state][0]
 
     @property
     def hue(self) -> str:
-        """The hue of its state."""
+        """The hue of its state. A redrive is good only once its tasks are known to have gone well."""
+        if self._failed_again:
+            return "warn"
+        if self._is_redriven and (self.came is None or self.came.goes_on):
+            return ""
         return MARKS[self.operation.state][1]
+
+    @property
+    def _is_redriven(self) -> bool:
+        operation = self.operation
+        return operation.verb == BulkOperation.Verb.REDRIVE and operation.state == BulkOperation.State.FINISHED
+
+    @property
+    def _failed_again(self) -> bool:
+        return self._is_redriven and self.came is not None and self.came.failed_again
 
     @property
     def done(self) -> int:
@@ -146,14 +163,20 @@ class OperationPage:
     #: The tasks it is about; None where they are too many to be fixed.
     tasks: Page[Run] | None
     is_first: bool
+    #: The tasks on the page are those that have come to this; all of them if it is empty.
+    group: str
     #: The same done to others, or by others to the same, while it went on.
     meanwhile: Sequence[BulkOperation]
     #: Some scheduler works on operations.
     is_somebody_there: bool
 
     @classmethod
-    def read(cls, operation_id: UUID, *, cursor: str = "") -> OperationPage:
-        """Read all that the page needs, in a fixed number of statements. A cursor that makes no sense is left out.
+    def read(cls, operation_id: UUID, *, cursor: str = "", group: str = "") -> OperationPage:
+        """Read all that the page needs, in a fixed number of statements. What makes no sense is left out.
+
+        Args:
+            cursor: where the page of tasks begins.
+            group: show the tasks that have come to this, a key of the outcome.
 
         Raises:
             BulkOperation.DoesNotExist: there is no such operation.
@@ -163,17 +186,37 @@ class OperationPage:
         chosen, is_fixed = rows.annotate(fixed=Q(selection__has_key=bulk.FIXED)).values_list(
             "selection__filter", "fixed"
         )[0]
-        progress = Progress(operation, timezone.now())
+        is_counted = is_fixed and operation.verb == BulkOperation.Verb.REDRIVE
+        came = operation_outcome.read(operation) if is_counted else None
+        progress = Progress(operation, timezone.now(), came)
+        group = group if is_counted and operation_outcome.words_of(group) else ""
         taken = BulkOperation.objects.filter(taken_until__gt=progress.now, state=BulkOperation.State.RUNNING)
-        page, is_first = _tasks(operation_id, cursor) if is_fixed else (None, True)
+        page, is_first = _tasks(operation, cursor, group) if is_fixed else (None, True)
         return cls(
             progress=progress,
             filter=chosen,
             tasks=page,
             is_first=is_first,
+            group=group,
             meanwhile=_meanwhile(operation, progress.now),
             is_somebody_there=progress.is_left and taken.exists(),
         )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether something on the page will still change."""
+        came = self.progress.came
+        return not self.progress.operation.has_ended or (came is not None and came.goes_on)
+
+    @property
+    def tells_outcome(self) -> bool:
+        """Whether a reader wants to know what came of its tasks."""
+        return self.progress.operation.verb == BulkOperation.Verb.REDRIVE and self.progress.done > 0
+
+    @property
+    def group_words(self) -> str:
+        """What the tasks on the page have come to; nothing if they are all."""
+        return operation_outcome.words_of(self.group)
 
     @property
     def query(self) -> str:
@@ -181,8 +224,9 @@ class OperationPage:
         return urlencode(self.filter or {})
 
 
-def _tasks(operation_id: UUID, cursor: str) -> tuple[Page[Run], bool]:
-    runs = Run.objects.filter(job_id__in=bulk.fixed_ids(operation_id))
+def _tasks(operation: BulkOperation, cursor: str, group: str) -> tuple[Page[Run], bool]:
+    runs = Run.objects.filter(job_id__in=bulk.fixed_ids(operation.pk))
+    runs = operation_outcome.of_group(runs, operation, group) if group else runs
     runs = runs.select_related("job", "endpoint", "user").order_by("-job_id")
     try:
         return queries.page(runs, cursor=cursor, limit=TASKS_SHOWN), not cursor

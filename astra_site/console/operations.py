@@ -103,7 +103,8 @@ def _proposal(request: HttpRequest, data: QueryDict, problem: ValueError | None 
 def operation(request: HttpRequest, operation_id: UUID) -> HttpResponse:
     """Show how far an operation has come."""
     try:
-        page = OperationPage.read(operation_id, cursor=request.GET.get("tasks", ""))
+        asked = request.GET
+        page = OperationPage.read(operation_id, cursor=asked.get("tasks", ""), group=asked.get("now", ""))
     except BulkOperation.DoesNotExist:
         raise Http404 from None
     context = {"section": "tasks", "page": page, "progress": page.progress, "operation": page.progress.operation}

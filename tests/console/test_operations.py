@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -231,7 +232,7 @@ def test_what_is_confirmed_is_begun_done_and_told(
     page = text(page_of(operator, made))
     past = {"redrive": "redriven", "cancel": "cancelled", "discard": "discarded"}[verb]
     assert f"3 {past}." in page
-    assert 'data-live="ended"' in page
+    assert f'data-live="{"on" if verb == "redrive" else "ended"}"' in page, "redriven tasks go on"
     entries = AuditEntry.objects.exclude(action="config.load").order_by("id")
     assert [entry.action for entry in entries] == ["bulk.start", *[f"job.{verb}"] * 3]
     assert {entry.actor_name for entry in entries} == {"olga"}
@@ -533,6 +534,101 @@ def test_the_tasks_it_is_about_follow_each_other_on_pages(operator: Client, monk
     assert page_of(operator, made, tasks="%%%").context["page"].is_first
 
 
+def _redriven(*states: str, before: tuple[str, ...] = (), **more: Any) -> BulkOperation:
+    """Write an operation whose tasks ended before it was asked for, and have come to these states since."""
+    now = timezone.now()
+    made = [task(state, submitted=timedelta(minutes=9)) for state in before]
+    made += [task(state, submitted=timedelta(minutes=9)) for state in states]
+    ended = [run.pk for run in made[len(before) :] if run.job.finished_at]
+    Job.objects.filter(pk__in=ended).update(finished_at=now)
+    values: dict[str, Any] = {"state": "finished", "finished_at": now, "changed": len(states), "refused": 0}
+    values |= {"selection": {"filter": {}, bulk.FIXED: [str(run.pk) for run in made]}, "expected": len(made)}
+    return _at_work(**(values | {"refusals": {}, "taken_until": None} | more))
+
+
+def now_line(page: Any) -> str:
+    line = text(page).partition('class="operation-now">')[2].partition("</p>")[0]
+    return " ".join(re.sub("<[^>]*>", "", line).split())
+
+
+def hue(page: Any) -> str:
+    return text(page).partition('class="status pill ')[2].partition('"')[0]
+
+
+def test_what_came_of_the_redriven_tasks_is_told_each_number_a_link_to_its_tasks(operator: Client) -> None:
+    made = _redriven("dead", "dead", "running", "queued", before=("dead", "cancelled"), state="stopped")
+    task("succeeded")
+    task("dead")
+    page = page_of(operator, made)
+    assert now_line(page) == "Now: 0 succeeded, 1 running, 1 queued, 2 dead letters again, 2 not redriven"
+    for group in page.context["progress"].came.groups:
+        link = f"{ALL}{made.pk}/?now={group.key}#concerned"
+        assert (link in text(page)) == bool(group.number)
+        shown = page_of(operator, made, now=group.key)
+        assert len(shown.context["page"].tasks.items) == group.number
+        assert f"Tasks it is about: {group.words}" in text(shown)
+    for nonsense in ("nonsense", "\0", "'"):
+        assert len(page_of(operator, made, now=nonsense).context["page"].tasks.items) == 6
+
+
+def test_one_dead_letter_is_no_dead_letters(operator: Client) -> None:
+    assert now_line(page_of(operator, _redriven("dead"))) == "Now: 0 succeeded, 1 dead letter again"
+
+
+@pytest.mark.parametrize(
+    ("came", "mark"),
+    [
+        (["succeeded"] * 3, "good"),
+        (["succeeded"] * 10 + ["dead"], "good"),
+        (["succeeded"] * 9 + ["dead"], "warn"),
+        (["dead"] * 3, "warn"),
+        (["running"] * 9 + ["dead"], "warn"),
+        (["succeeded", "queued"], ""),
+    ],
+)
+def test_the_mark_of_a_redrive_is_green_only_once_its_tasks_went_well(
+    operator: Client, came: list[str], mark: str
+) -> None:
+    assert hue(page_of(operator, _redriven(*came))) == mark
+
+
+def test_the_page_stays_live_until_the_redriven_tasks_have_ended(operator: Client) -> None:
+    assert 'data-live="on"' in text(page_of(operator, _redriven("dead", "scheduled")))
+    assert 'data-live="ended"' in text(page_of(operator, _redriven("dead", "succeeded")))
+
+
+def test_pages_of_one_outcome_follow_each_other(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("astra_site.console.operation_page.TASKS_SHOWN", 2)
+    made = _redriven("dead", "succeeded", "dead", "succeeded", "dead")
+    first = page_of(operator, made, now="dead").context["page"].tasks
+    rest = page_of(operator, made, now="dead", tasks=first.next_cursor).context["page"].tasks
+    assert [run.job.state for run in first.items + rest.items] == ["dead"] * 3
+    assert rest.next_cursor is None
+
+
+def test_what_came_of_too_many_tasks_is_left_out_in_words(operator: Client) -> None:
+    made = _at_work(state="finished", finished_at=timezone.now(), taken_until=None, expected_more=True)
+    page = page_of(operator, made)
+    assert "What came of them is not counted: they were too many" in now_line(page)
+    assert hue(page) == "", "nobody knows"
+
+
+def test_an_outcome_that_takes_too_long_to_count_is_left_out_in_words(
+    operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _redriven("dead")
+    monkeypatch.setattr("astra_site.console.operation_outcome.in_time", lambda seconds, read: None)
+    page = page_of(operator, made)
+    assert "could not be counted now" in now_line(page)
+    assert hue(page) == ""
+
+
+def test_of_a_cancel_no_outcome_is_told(operator: Client) -> None:
+    page = page_of(operator, _redriven("cancelled", verb="cancel", options={}))
+    assert now_line(page) == ""
+    assert hue(page) == "good"
+
+
 def test_the_page_links_to_what_matches_and_to_the_trail(operator: Client) -> None:
     task("dead")
     made = begin(operator, verb="redrive", all="1", state="dead", endpoint="help.v1")
@@ -596,13 +692,16 @@ def test_each_page_asks_as_many_queries_for_many_as_for_few(operator: Client, ul
             task("dead", user=person(f"person-{number}"), endpoint=("help.v1", "dig.v1")[number % 2])
             _operation()
             _at_work()
-        return begin(operator, verb="redrive", all="1", state="dead")
+        made = begin(operator, verb="redrive", all="1", state="dead")
+        BulkOperation.objects.filter(pk=made.pk).update(changed=1)
+        return made
 
     def cost(made: BulkOperation) -> list[int]:
         return [
             _queries(operator, ALL),
             _queries(operator, NEW, verb="redrive", all="1"),
             _queries(operator, f"{ALL}{made.pk}/"),
+            _queries(operator, f"{ALL}{made.pk}/", now="untouched"),
         ]
 
     cost(fill(1))
