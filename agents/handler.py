@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 #: What handlers of runs are called in the rows of jobs.
 NAME = "agent-run"
+
+#: A reason that tells causes apart: words alone, so that no id, address or host is ever one.
+_REASON = re.compile(r"(?=.{1,40}$)[a-z]+(-[a-z]+)*")
 
 
 class RunHandler:
@@ -183,8 +187,14 @@ def _is_the_outages(error: RunError, journal: RunJournal) -> bool:
 
 def _failed(error: RunError, agent: str) -> Failed:
     problem: dict[str, Any] = error.as_problem()
-    problem.setdefault("fingerprint", f"{error.slug}:{agent}")
+    problem["fingerprint"] = _fingerprint(problem, f"{error.slug}:{agent}")
     problem["users_own"] = error.users_own
     if isinstance(error, ProgramError):
         logger.error("an agent's program failed", exc_info=error, extra={"action": "program_failed", "agent": agent})
     return Failed(problem, retriable=error.retriable, retry_after_s=problem.get("retry_after_s"))
+
+
+def _fingerprint(problem: dict[str, Any], otherwise: str) -> str:
+    """Return what groups a failure with its like: its own fingerprint or another, and its reason, where it has one."""
+    found, reason = problem.get("fingerprint", otherwise), problem.get("reason")
+    return f"{found}:{reason}" if isinstance(reason, str) and _REASON.fullmatch(reason) else found

@@ -76,8 +76,8 @@ NO_PAGES = (
 )
 _URL = re.compile(r"https?://[^\s<>\"']+", re.I)
 _REASONS_OF_USER = frozenset(
-    {"bad-url", "private-address", "robots", "unreachable", "timeout", "not-found", "http-status", "busy", "redirects",
-     "not-text", "broken", "off-site"}
+    {"bad-url", "private-address", "robots", "no-such-host", "unreachable", "timeout", "not-found", "http-status",
+     "busy", "redirects", "not-text", "broken", "off-site"}
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import httpcore
 import httpx
 from protego import Protego
 
-from agents.tools.guard import AddressRefused, AllowList, GuardedTransport
+from agents.tools.guard import AddressRefused, AllowList, GuardedTransport, NoSuchHost
 from agents.tools.urls import canonical, origin
 
 USER_AGENT = "Astra-web-crawl/0.1"
@@ -102,8 +102,8 @@ class Fetcher:
         """Fetch the page at a canonical URL, following at most five redirects to where ``may_go`` lets it.
 
         Raises:
-            FetchFailed: with one of the slugs private-address, robots, unreachable, timeout, not-found, http-status,
-                busy, off-site, redirects, not-text, broken.
+            FetchFailed: with one of the slugs private-address, robots, no-such-host, unreachable, timeout, not-found,
+                http-status, busy, off-site, redirects, not-text, broken.
         """
         for _ in range(MAX_REDIRECTS + 1):
             await self._ask_robots(url)
@@ -133,6 +133,8 @@ class Fetcher:
             raise FetchFailed("private-address", str(error)) from None
         except (TimeoutError, httpcore.TimeoutException, httpx.TimeoutException):
             raise FetchFailed("timeout", f"{url} did not answer in {self._page_s:g} s", passing=True) from None
+        except NoSuchHost as error:
+            raise FetchFailed("no-such-host", f"{url} cannot be reached: {error}", passing=True) from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpx.TransportError, OSError) as error:
             raise FetchFailed(
                 "unreachable", f"{url} cannot be reached: {str(error) or 'no connection'}", passing=True
@@ -205,7 +207,7 @@ class Fetcher:
                 raise FetchFailed(
                     "robots", f"{place} fails, so the site may not be crawled now", passing=True
                 ) from None
-            if error.slug in ("private-address", "unreachable", "timeout"):
+            if error.slug in ("private-address", "no-such-host", "unreachable", "timeout"):
                 raise FetchFailed(error.slug, str(error).replace(place, where), passing=error.passing) from None
         return None
 

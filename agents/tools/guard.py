@@ -19,6 +19,8 @@ import httpx
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 RESOLVE_S = 5.0
+#: What resolvers say of a name that does not exist, or has no address.
+_UNKNOWN = (socket.EAI_NONAME, socket.EAI_NODATA)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 #: Not private by their registry, but no web site either: some clouds answer there with a machine's own secrets.
 _SPECIAL = tuple(
@@ -35,6 +37,10 @@ _SPECIAL = tuple(
 
 class AddressRefused(Exception):
     """The host has no address that may be reached. The message says which it has and what an operator can do."""
+
+
+class NoSuchHost(httpcore.ConnectError):
+    """The name leads to no address: not that nobody could be asked for it."""
 
 
 def _behind(address: Address) -> Address:
@@ -156,8 +162,12 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                 found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except TimeoutError:
             raise httpcore.ConnectTimeout(f"the name {host} could not be resolved in {RESOLVE_S:g} s") from None
-        except (OSError, UnicodeError):
-            raise httpcore.ConnectError(f"no such host: {host}") from None
+        except UnicodeError:
+            raise NoSuchHost(f"no such host: {host}") from None
+        except OSError as error:
+            if error.errno in _UNKNOWN:
+                raise NoSuchHost(f"no such host: {host}") from None
+            raise httpcore.ConnectError(f"the name {host} could not be looked up") from None
         return [ipaddress.ip_address(address) for address in dict.fromkeys(str(entry[4][0]) for entry in found)]
 
 

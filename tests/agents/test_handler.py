@@ -15,6 +15,7 @@ from agents import handler, registry
 from agents.invoke import invoke
 from agents.journal import RunJournal
 from agents.models import Run
+from agents.runtime.errors import ProgramError, RunError
 from agents.runtime.ports import StepKind, StepRecord
 from agents.runtime.types import Usage
 from audit.trail import SYSTEM
@@ -71,6 +72,32 @@ def test_a_run_that_takes_too_long_is_a_dead_letter_at_once() -> None:
     outcome = carry_out(claimed())
     assert isinstance(outcome, Failed)
     assert (outcome.problem["type"], outcome.retriable) == ("/problems/wall-clock", False)
+
+
+@pytest.mark.parametrize(
+    ("reason", "fingerprint"),
+    [
+        ("private-address", "run-failed:digger:private-address"),
+        ("no-such-host", "run-failed:digger:no-such-host"),
+        ("timeout", "run-failed:digger:timeout"),
+        ("example.org", "run-failed:digger"),
+        ("10.0.0.1", "run-failed:digger"),
+        ("3f2a9c", "run-failed:digger"),
+        ("timeout\n", "run-failed:digger"),
+        ("a" * 41, "run-failed:digger"),
+        ("", "run-failed:digger"),
+        (["timeout"], "run-failed:digger"),
+        (None, "run-failed:digger"),
+    ],
+)
+def test_failures_of_different_reasons_are_not_alike(reason: Any, fingerprint: str) -> None:
+    assert handler._failed(RunError("It did not.", reason=reason), "digger").problem["fingerprint"] == fingerprint
+
+
+def test_a_reason_goes_with_the_fingerprint_that_a_failure_has() -> None:
+    error = ProgramError("The crawl failed", reason="broken", fingerprint="abc")
+    assert handler._failed(error, "digger").problem["fingerprint"] == "abc:broken"
+    assert handler._failed(error, "digger").problem["fingerprint"] == "abc:broken", "and once only"
 
 
 def test_a_run_whose_time_was_spent_waiting_for_the_database_is_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:

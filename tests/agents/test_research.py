@@ -169,17 +169,19 @@ async def test_without_a_page_the_model_answers_alone(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "says"),
+    ("start", "says", "reason"),
     [
-        ("http://127.0.0.1:9/", "cannot be reached"),
-        ("http://10.0.0.1/", "not on the public internet"),
-        ("ftp://example.org/", "no web address"),
-        ("{site}/nowhere.html", "does not exist"),
-        ("{site}/picture.html", "not a page of text"),
-        ("{site}/private.html", "robots.txt"),
+        ("http://127.0.0.1:9/", "cannot be reached", "unreachable"),
+        ("http://10.0.0.1/", "not on the public internet", "private-address"),
+        ("ftp://example.org/", "no web address", "bad-url"),
+        ("{site}/nowhere.html", "does not exist", "not-found"),
+        ("{site}/picture.html", "not a page of text", "not-text"),
+        ("{site}/private.html", "robots.txt", "robots"),
     ],
 )
-async def test_a_start_page_that_cannot_be_read_is_the_user_s_own_error(site: Site, start: str, says: str) -> None:
+async def test_a_start_page_that_cannot_be_read_is_the_user_s_own_error(
+    site: Site, start: str, says: str, reason: str
+) -> None:
     async def picture(exchange: Any) -> None:
         await exchange.reply(b"GIF89a", media_type="image/gif")
 
@@ -187,6 +189,7 @@ async def test_a_start_page_that_cannot_be_read_is_the_user_s_own_error(site: Si
     with pytest.raises(RunError) as caught:
         await research({"question": "anything", "start_url": start.format(site=site.url)})
     assert (caught.value.slug, caught.value.users_own, caught.value.retriable) == ("start-unreachable", True, False)
+    assert caught.value.extra["reason"] == reason
     assert says in caught.value.detail
     assert caught.value.detail.count(start.format(site=site.url)) == 1
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import ipaddress
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import httpcore
 import pytest
 
 from agents.tools import fetch
@@ -139,13 +139,26 @@ async def test_no_url_leads_to_a_unix_socket() -> None:
         await GuardedBackend(AllowList()).connect_unix_socket("/run/docker.sock")
 
 
-async def test_an_unknown_name_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unknown(*_: Any, **__: Any) -> Any:
-        raise OSError("name or service not known")
+@pytest.mark.parametrize(
+    ("error", "slug", "says"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "no-such-host", "no such host: nowhere.test"),
+        (socket.gaierror(socket.EAI_NODATA, "No address"), "no-such-host", "no such host: nowhere.test"),
+        (UnicodeError("label too long"), "no-such-host", "no such host: nowhere.test"),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "unreachable", "could not be looked up"),
+        (OSError("the network is down"), "unreachable", "could not be looked up"),
+    ],
+)
+async def test_a_name_that_does_not_exist_is_told_from_one_that_cannot_be_looked_up(
+    fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch, error: Exception, slug: str, says: str
+) -> None:
+    async def fails(*_: Any, **__: Any) -> Any:
+        raise error
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
-    with pytest.raises(httpcore.ConnectError, match="no such host"):
-        await GuardedBackend(AllowList()).connect_tcp("nowhere.test", 80)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fails)
+    failed = await failure(fetcher, "http://nowhere.test/page")
+    assert (failed.slug, failed.passing) == (slug, True)
+    assert says in str(failed)
 
 
 async def test_a_redirect_inside_is_checked_anew(site: Site, fetcher: Fetcher) -> None:
