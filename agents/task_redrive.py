@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Q, Sum, TextField, Value
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Coalesce
 
 from agents.models import Run, Step
 from jobs.actions import Changed, InvalidState
@@ -25,6 +27,10 @@ _NOUNS = {
 }
 
 
+#: Whether a tool call went well, as its result says.
+_OK = Coalesce(KeyTextTransform("ok", "output"), Value(""), output_field=TextField())
+
+
 def can_redrive(job: Job) -> bool:
     """Tell whether a job can be sent back: it has ended badly, or a person has to put right what stops it."""
     if job.state == State.BLOCKED:
@@ -34,26 +40,43 @@ def can_redrive(job: Job) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The finished steps of a run's present journal: a redrive from the last step keeps them."""
+    """The finished steps of a run's present journal: a redrive from the last step keeps them.
+
+    Not the tool calls that failed last, on which nothing was built: it tries those again.
+    """
 
     steps: int
     #: How many of each kind, in words.
     kinds: Sequence[str]
     #: What was paid for them; None where a price is not known.
     usd: Decimal | None
+    #: Tool calls that are tried again.
+    again: int = 0
+
+    @property
+    def all(self) -> int:
+        """How many steps a redrive from the start runs again."""
+        return self.steps + self.again
 
     @classmethod
     def of(cls, run: Run) -> Kept:
         """Count the steps. One statement."""
+        journal = Step.objects.filter(run=run, epoch=run.journal_epoch)
+        # From the newest back to the first that is kept: no more outputs than those are read.
+        good = journal.alias(ok=_OK).filter(~Q(kind=Step.Kind.TOOL) | ~Q(ok="false")).order_by("-id")
+        kept = Q(pk__lte=Coalesce(good.values("pk")[:1], 0))
         found = (
-            Step.objects.filter(run=run, epoch=run.journal_epoch)
-            .order_by()
+            journal.order_by()
             .values("kind")
             .annotate(
-                number=Count("pk"), usd=Sum("cost_usd"), priceless=Count("pk", filter=~Q(model="") & Q(cost_usd=None))
+                number=Count("pk", filter=kept),
+                usd=Sum("cost_usd", filter=kept),
+                priceless=Count("pk", filter=kept & ~Q(model="") & Q(cost_usd=None)),
+                again=Count("pk", filter=~kept),
             )
         )
-        rows = {row["kind"]: row for row in found}
+        told = list(found)
+        rows = {row["kind"]: row for row in told if row["number"]}
         kinds = []
         for kind, (one, many) in _NOUNS.items():
             if kind in rows:
@@ -61,7 +84,12 @@ class Kept:
                 kinds.append(f"{number:,} {one if number == 1 else many}")
         known = not any(row["priceless"] for row in rows.values())
         usd = sum((row["usd"] or Decimal(0) for row in rows.values()), Decimal(0))
-        return cls(sum(row["number"] for row in rows.values()), kinds, usd if known else None)
+        return cls(
+            sum(row["number"] for row in rows.values()),
+            kinds,
+            usd if known else None,
+            sum(row["again"] for row in told),
+        )
 
 
 def changed_since(job: Job, generation: int | None, verb: str) -> Changed | None:

@@ -353,6 +353,43 @@ def test_each_way_to_redrive_says_what_is_kept_and_what_it_cost(operator: Client
     assert "Runs all 3 steps again and pays again. It has cost $0.0150 so far" in shown
 
 
+BAD: dict[str, Any] = {"ok": False, "content": "no such host"}
+
+
+def test_tool_calls_that_failed_last_are_said_to_be_tried_again_and_are(operator: Client) -> None:
+    run = task("dead", run={"steps_done": 5})
+    step(run, "search", kind="tool", output=BAD)  # the program went on from this one
+    step(run, "plan")
+    step(run, "fetch", kind="tool", output={"ok": True})
+    step(run, "crawl", kind="tool", output=BAD)
+    shown = page(operator, run)
+    assert "Keeps the 3 steps it finished (1 model call, 2 tool calls), $0.0021 paid" in shown
+    assert "The last tool call, which failed, is tried again" in shown
+    assert "Runs all 4 steps again" in shown
+    step(run, "crawl", kind="tool", output=BAD)
+    shown = page(operator, run)
+    assert "Keeps the 3 steps" in shown
+    assert "The last 2 tool calls, which failed, are tried again" in shown
+    operator.post(url(run, "redrive/"), {"from": "checkpoint"})
+    assert list(run.steps.order_by("id").values_list("name", flat=True)) == ["search", "plan", "fetch"]
+
+
+def test_a_failed_tool_call_alone_is_nothing_that_is_kept(operator: Client) -> None:
+    run = task("dead")
+    step(run, "crawl", kind="tool", output=BAD)
+    shown = page(operator, run)
+    assert "Tries the tool call that failed again: nothing else was finished" in shown
+    assert "Keeps the" not in shown
+    assert "Runs that step again" in shown
+
+
+@pytest.mark.parametrize("output", [None, "text", [1], {"rows": 3}, {"ok": None}])
+def test_a_tool_call_that_says_nothing_of_failing_is_kept(operator: Client, output: Any) -> None:
+    run = task("dead")
+    step(run, "crawl", kind="tool", output=output)
+    assert "Keeps the 1 step it finished (1 tool call)" in page(operator, run)
+
+
 def test_steps_of_unknown_price_are_not_said_to_cost_nothing(operator: Client) -> None:
     run = task("dead", run={"cost_known": False})
     step(run, cost_usd=None)
@@ -471,6 +508,22 @@ def test_a_task_and_its_edited_copies_lead_to_each_other(operator: Client) -> No
     new = task("succeeded", run={"redriven_from": old})
     assert f'<dt>Redriven as</dt><dd class="copies"><span><a href="{url(new)}">' in page(operator, old)
     assert f'<dt>Redriven from</dt><dd><a href="{url(old)}">' in page(operator, new)
+
+
+def test_a_dead_letter_that_was_run_again_says_so_and_the_menu_warns(operator: Client) -> None:
+    old = task("dead")
+    plain = page(operator, old)
+    assert "It was run again" not in plain
+    assert "This runs the old input again." not in plain
+    new = task("succeeded", input="Where does the brook end?", run={"redriven_from": old})
+    shown = page(operator, old)
+    said = f'It was run again with another input: <a href="{url(new)}">Where does the brook end?</a>, succeeded.'
+    assert f'<p id="mended">{said}</p>' in shown
+    assert f"This runs the old input again. {said}" in shown
+    for number in range(4):
+        task("dead", input=f"try {number}", run={"redriven_from": old})
+    assert page(operator, old).count("and others.") == 2
+    assert 'id="mended"' not in page(operator, new)
 
 
 def test_an_operator_sees_from_where_it_was_submitted_and_what_was_done_to_it(operator: Client, ulla: User) -> None:
