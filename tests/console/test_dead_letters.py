@@ -203,6 +203,18 @@ def test_a_group_lists_its_dead_letters_the_last_to_fail_first(operator: Client)
     assert 'name="ids"' in page
 
 
+def test_the_rows_of_a_group_say_only_what_differs(operator: Client) -> None:
+    dead(ago=90, error={"title": "The page could not be read", "detail": "http://a.test: no such host"})
+    dead(ago=60, error={"title": "The page is gone", "detail": "HTTP 404"})
+    dead(ago=30, error={"title": "The page could not be read", "detail": "http://b.test: no such host"})
+    page = operator.get(GROUP, {"error": "aaaa"}).content.decode()
+    rows = page[page.index("<tbody>") : page.index("</tbody>")]
+    assert rows.count("The page could not be read") == 0
+    assert "<span>http://a.test: no such host</span>" in rows
+    assert "<span>The page is gone: HTTP 404</span>" in rows
+    assert "alike" not in rows
+
+
 def test_pages_of_a_group_follow_each_other_without_gap_or_repetition(
     operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
