@@ -226,6 +226,12 @@ def check(known: Registry, endpoint: EndpointInfo, input: Any) -> None:
     _check_fit(known, endpoint, input)
 
 
+def hold_keys(endpoint: EndpointInfo) -> tuple[str, ...]:
+    """Return the keys of the holds that stop a run of an endpoint."""
+    lane = policy(endpoint.mode).concurrency.lane
+    return EVERYTHING, f"lane:{lane}", f"agent:{endpoint.agent}", f"endpoint:{endpoint.name}"
+
+
 def submission(endpoint: EndpointInfo, user_id: int, *, priority: int | None = None, **more: Any) -> Submission:
     """Return the submission of a run, as its mode's policy says. ``more`` are fields of `Submission`."""
     rules = policy(endpoint.mode)
@@ -237,7 +243,7 @@ def submission(endpoint: EndpointInfo, user_id: int, *, priority: int | None = N
         "user_id": user_id,
         "priority": rules.provider.priority if priority is None else priority,
         "requires": registry.capability(endpoint.agent, endpoint.agent_version),
-        "hold_keys": (EVERYTHING, f"lane:{lane}", f"agent:{endpoint.agent}", f"endpoint:{endpoint.name}"),
+        "hold_keys": hold_keys(endpoint),
         "max_attempts": rules.on_failure.attempts,
         "time_limit_s": math.ceil(endpoint.wall_clock_s) + UNWIND_S,
     }

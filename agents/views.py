@@ -19,7 +19,7 @@ from accounts import roles
 from accounts.actors import actor_of
 from accounts.problems import Problem as Refusal
 from agents import queries, registry
-from agents.invoke import edit_and_redrive, invoke
+from agents.invoke import edit_and_redrive, hold_keys, invoke
 from agents.models import Run, Step
 from agents.modes import policy
 from agents.pages import page_or_region
@@ -32,6 +32,8 @@ from agents.task_problem import Problem
 from agents.task_redrive import changed_since, in_words, standing
 from agents.task_results import NOT_LISTED, PAGE, find
 from jobs.actions import Cancel, Discard, InvalidState, Redrive, Seen
+from jobs.holds import EVERYTHING
+from jobs.models import Hold
 from jobs.states import REDRIVABLE, State
 
 #: Digits of the largest number that the database takes, less one.
@@ -104,6 +106,7 @@ def new_task(request: HttpRequest) -> HttpResponse:
                 form.problem, status, headers = problem.detail, problem.status, problem.headers
             except InvalidState as error:
                 form.problem, status = in_words(error, "submitted", request.user), 409
+        context |= {"holds": _holds_on(endpoints[name]), "is_operator": roles.is_operator(request.user)}
     response = page_or_region(request, "agents/new_task.html", "new-task", context, status=status)
     for header, value in headers.items():
         response[header] = value
@@ -217,6 +220,12 @@ def _endpoints() -> dict[str, registry.EndpointInfo]:
         for name in sorted(known)
         if known[name].active and policy(known[name].mode).concurrency.entrance == "tasks"
     }
+
+
+def _holds_on(endpoint: registry.EndpointInfo) -> list[tuple[str, Hold]]:
+    """Return what would stop a new task, with what it is on: ``agent researcher``."""
+    found = Hold.objects.filter(key__in=hold_keys(endpoint)).order_by("placed_at", "id")
+    return [("everything" if hold.key == EVERYTHING else hold.key.replace(":", " ", 1), hold) for hold in found]
 
 
 def _no_edit(request: HttpRequest, origin: Run, endpoints: Mapping[str, registry.EndpointInfo]) -> str:

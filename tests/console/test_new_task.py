@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from agents.models import Run
 from audit.models import AuditEntry
 from audit.trail import Actor
 from jobs.actions import Redrive
+from jobs.models import Hold
 from tests.support.tasks import task
 
 URL = "/console/tasks/new/"
@@ -253,3 +256,52 @@ def test_the_focus_goes_to_the_first_field_that_is_wrong_or_to_what_is(user: Cli
         task("queued")
     full = submit(user, endpoint="dig.v1", **{"in-question": "Why?"}).content.decode()
     assert re.search(r'role="alert" tabindex="-1" autofocus', full)
+
+
+# --- What is paused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("all", "Everything is paused by olga since"),
+        ("lane:queue", "Lane queue is paused by olga since"),
+        ("agent:digger", "Agent digger is paused by olga since"),
+        ("endpoint:dig.v1", "Endpoint dig.v1 is paused by olga since"),
+    ],
+)
+def test_the_form_says_that_the_task_will_wait(operator: Client, key: str, words: str) -> None:
+    Hold.objects.create(key=key, reason="paused", note="Upgrade", placed_by="olga")
+    shown = operator.get(URL, {"endpoint": "dig.v1"}).content.decode()
+    assert "The task will wait" in shown
+    assert words in shown
+    assert "“Upgrade”" in shown
+    refused = operator.post(URL, {"endpoint": "dig.v1"}, headers={"HX-Request": "true"})
+    assert words in refused.content.decode()
+
+
+def test_what_is_held_elsewhere_stops_no_new_task(operator: Client) -> None:
+    for key in ("lane:batch", "agent:helper", "endpoint:help.v1"):
+        Hold.objects.create(key=key, reason="paused", placed_by="olga")
+    assert b"The task will wait" not in operator.get(URL, {"endpoint": "dig.v1"}).content
+
+
+def test_a_user_is_told_of_a_hold_but_not_whose_it_is_or_why(user: Client) -> None:
+    Hold.objects.create(key="agent:digger", reason="breaker", note="Secret plans", placed_by="olga")
+    shown = user.get(URL, {"endpoint": "dig.v1"}).content.decode()
+    assert "Agent digger is held (breaker) since" in shown
+    assert "olga" not in shown
+    assert "Secret plans" not in shown
+    assert "/console/queues/" not in shown
+
+
+def test_the_form_asks_once_for_all_that_may_stop_it(operator: Client) -> None:
+    def asked() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            operator.get(URL, {"endpoint": "dig.v1"})
+        return sum("jobs_hold" in query["sql"] for query in queries)
+
+    assert asked() == 1
+    for key in ("all", "lane:queue", "agent:digger", "endpoint:dig.v1"):
+        Hold.objects.create(key=key, reason="paused", placed_by="olga")
+    assert asked() == 1
