@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from django.conf import settings
+from django.db.models import F
+from django.utils import timezone
 
 from agents.mode_figures import ModeFigures, mode_figures
 from agents.run_stats import LaneWork, ended_by_minute
 from astra_site.console.lane_row import LaneRow, rows
+from astra_site.console.operation_page import Progress
 from astra_site.console.regions import Regions
 from jobs.lane_samples import Sample, history
 from jobs.models import BulkOperation, Hold, Job, Wait, Worker
@@ -48,6 +51,7 @@ class Overview:
     workers: Sequence[Worker] | None = None
     modes: Sequence[ModeFigures] | None = None
     idle_operations: Sequence[BulkOperation] | None = None
+    open_operations: Sequence[Progress] | None = None
     unread: Sequence[str] = ()
 
     @cached_property
@@ -92,6 +96,11 @@ class Overview:
         return sum(lane.slots for lane in self.lanes or ())
 
     @property
+    def at_work(self) -> Progress | None:
+        """Return the operation on many tasks that somebody worked on last; None if nobody works on one."""
+        return next((each for each in self.open_operations or () if not each.is_left), None)
+
+    @property
     def unsampled_min(self) -> int | None:
         """Return for how many minutes no scheduler has sampled the lanes, up to the last hour; None if not known."""
         if not self.samples:
@@ -114,6 +123,7 @@ def gather() -> Overview:
         waiting=regions.read("how many approvals are pending", lambda: bounded_count(waits)),
         waits=regions.read("pending approvals", lambda: list(waits.select_related(*_OF_WAITS)[:SHOWN])),
         idle_operations=regions.read("operations", lambda: idle_operations(SHOWN)),
+        open_operations=regions.read("operations under way", _open_operations),
         samples=regions.read("the lanes’ last hour", lambda: history(settings.LANES)),
         work=regions.read("what ended in the last hour", lambda: ended_by_minute(settings.LANES)),
         modes=regions.read("modes", mode_figures),
@@ -126,3 +136,10 @@ _OF_WAITS = ("job__run__endpoint", "job__user")
 
 def _newest_dead() -> list[Job]:
     return list(newest_dead_letters().select_related("run__endpoint")[:SHOWN])
+
+
+def _open_operations() -> list[Progress]:
+    now = timezone.now()
+    open_ones = BulkOperation.objects.filter(state__in=[BulkOperation.State.PENDING, BulkOperation.State.RUNNING])
+    latest = open_ones.defer("selection").order_by(F("worked_at").desc(nulls_last=True), "-pk")
+    return [Progress(operation, now) for operation in latest[:SHOWN]]
