@@ -46,7 +46,8 @@ class Changed(InvalidState):
         self.by = by
 
     def __str__(self) -> str:
-        return f"It was redriven meanwhile{f' by {self.by}' if self.by else ''}, so it was not {self.verb} again."
+        who = f" by {self.by}" if self.by else ""
+        return f"It was redriven meanwhile{who}, so it was not {self.verb}{' again' if self.verb == 'redriven' else ''}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,14 @@ class _Action:
 class Cancel(_Action):
     """Stop a job for good: at once if it does not run, else by telling its owner, whose call is cut off."""
 
+    seen: Seen = Seen()
+
     def run(self, job_id: UUID) -> State:
         """Cancel; return the state the job is in now (still running, if its owner has yet to stop).
 
         Raises:
             InvalidState: it has ended. Asking twice for a running job is harmless.
+            Changed: it was redriven since it was seen.
             UnknownJob: there is no such job.
         """
         with transaction.atomic():
@@ -122,6 +126,7 @@ class Cancel(_Action):
 
     def _cancel(self, job_id: UUID) -> Script[tuple[Row, State, bool]]:
         job = yield from self._locked(job_id)
+        yield from self._check(job, self.seen, "cancelled")
         state = State(job["state"])
         if state is State.RUNNING:
             if job["cancel_requested_at"] is None:

@@ -203,7 +203,7 @@ def _action(operation: BulkOperation, actor: Actor) -> Cancel | Redrive | Discar
         return Redrive(actor, from_=operation.options["from"], seen=seen)
     if operation.verb == BulkOperation.Verb.DISCARD:
         return Discard(actor, note=operation.options["note"], seen=seen)
-    return Cancel(actor)
+    return Cancel(actor, seen=seen)
 
 
 def _change(turn: Turn, job_id: UUID, action: Cancel | Redrive | Discard) -> None:

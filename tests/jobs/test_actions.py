@@ -449,10 +449,19 @@ def test_a_dead_letter_that_was_redriven_since_it_was_seen_and_died_again_is_lef
     before = snapshot()
     for seen in (Seen(generation=looked.generation), Seen(at=at)):
         action = verb(seen)
-        with pytest.raises(Changed, match=f"redriven meanwhile by bob, so it was not {done} again"):
+        with pytest.raises(Changed, match=f"redriven meanwhile by bob, so it was not {done}"):
             action.run(job_id)
     assert snapshot() == before
     verb(Seen(generation=2)).run(job_id)
+
+
+def test_a_task_that_was_sent_back_since_it_was_seen_is_not_cancelled() -> None:
+    job_id = MADE[State.DEAD]()
+    at = datetime.now(UTC)
+    Redrive(actor("bob")).run(job_id)
+    with pytest.raises(Changed, match="redriven meanwhile by bob, so it was not cancelled"):
+        Cancel(actor(), seen=Seen(at=at)).run(job_id)
+    assert Cancel(actor(), seen=Seen(at=datetime.now(UTC))).run(job_id) is State.CANCELLED
 
 
 def test_a_dead_letter_that_was_redriven_before_it_was_seen_is_redriven_again() -> None:
