@@ -47,7 +47,8 @@ class Changed(InvalidState):
 
     def __str__(self) -> str:
         who = f" by {self.by}" if self.by else ""
-        return f"It was redriven meanwhile{who}, so it was not {self.verb}{' again' if self.verb == 'redriven' else ''}."
+        again = " again" if self.verb == "redriven" else ""
+        return f"It was redriven meanwhile{who}, so it was not {self.verb}{again}."
 
 
 @dataclass(frozen=True, slots=True)
