@@ -33,7 +33,7 @@ from agents.modes import POLICIES
 from agents.run_stats import BOUNDS_S, Histogram, RunTotal, added, totals
 from astra_site import outage, problems
 from jobs.process import hooks
-from jobs.queries import lane_loads
+from jobs.queries import BLOCKED_UP_TO, lane_loads
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,12 @@ def _lanes() -> Iterator[Metric]:
         "astra_queue_oldest_seconds",
         "How long the job that has been queued longest has been so; 0 if none is queued.",
         ((load.name, load.oldest_s or 0) for load in loads),
+    )
+    yield _gauges(
+        "astra_queue_held",
+        f"Jobs that would be queued but for a hold, like a pause. Found among {BLOCKED_UP_TO:,} blocked jobs at most,"
+        " and counted up to 10,000: there may be more than that.",
+        ((load.name, load.held.number) for load in loads),
     )
     yield _gauges("astra_slots_busy", "Jobs that run.", ((load.name, load.running) for load in loads))
     yield _gauges("astra_slots", "Jobs that could run at once.", ((load.name, load.slots) for load in loads))

@@ -34,7 +34,7 @@ class Sample:
 _SAMPLE = f"""
 INSERT INTO jobs_lanesample (lane, minute, queued, oldest_s, running, slots)
 SELECT lane, date_trunc('minute', now()), queued, oldest_s, running, slots
-FROM ({LANE_LOADS}) AS load (lane, queued, oldest_at, oldest_s, running, slots, workers)
+FROM ({LANE_LOADS}) AS load (lane, queued, oldest_at, oldest_s, running, slots, workers, held, unseen)
 ON CONFLICT (lane, minute) DO NOTHING
 """
 _FORGET = """

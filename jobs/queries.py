@@ -19,7 +19,9 @@ from jobs.models import BulkOperation, Hold, Job, Wait, Worker
 from jobs.states import State
 
 COUNT_UP_TO = 10_000
-#: Of the dead letters of a day, as many are compared. Past it nobody says whether they are alike.
+#: As many blocked jobs are looked at for those that a hold stops.
+BLOCKED_UP_TO = 20_000
+#: Of the dead letters of a day, as many of the newest are compared.
 ALIKE_UP_TO = 1_000
 #: An operation that nobody has worked on for so long has come to a stop.
 IDLE = timedelta(minutes=1)
@@ -64,10 +66,14 @@ class LaneLoad:
     #: Slots of the workers that hold a lease.
     slots: int
     workers: int
+    #: Jobs that would be queued but for a hold.
+    held: Bounded = Bounded(0)
 
 
-# One look into each lane by the indexes `job_claim` and `job_oldest`, one over the running jobs, one over the fleet.
-#: Takes the lanes' names; gives of each its name, queued, oldest_at, oldest_s, running, slots, workers.
+# One look into each lane by the indexes `job_claim` and `job_oldest`, one over the running jobs, one over the fleet,
+# one over the blocked jobs by the index `job_blocked`.
+#: Takes the lanes' names; gives of each its name, queued, oldest_at, oldest_s, running, slots, workers, held, and
+#: whether there may be more that are held.
 LANE_LOADS = f"""
 WITH fleet AS (
     SELECT s.key AS lane, sum(s.value::int) AS slots, count(*) AS workers
@@ -76,19 +82,27 @@ WITH fleet AS (
     GROUP BY s.key
 ), busy AS (
     SELECT lane, count(*) AS running FROM jobs_job WHERE state = 'running' GROUP BY lane
+), blocked AS MATERIALIZED (
+    SELECT lane, blocked_on FROM jobs_job WHERE state = 'blocked' LIMIT {BLOCKED_UP_TO + 1}
+), held AS (
+    SELECT lane, count(*) AS held FROM blocked
+    WHERE EXISTS (SELECT 1 FROM unnest(blocked_on) AS reason WHERE starts_with(reason, 'hold:'))
+    GROUP BY lane
 )
 SELECT l.name,
        (SELECT count(*) FROM (
            SELECT 1 FROM jobs_job WHERE state = 'queued' AND lane = l.name LIMIT {COUNT_UP_TO + 1}
        ) q) AS queued,
        o.queued_at, extract(epoch FROM now() - o.queued_at)::float,
-       coalesce(b.running, 0), coalesce(f.slots, 0), coalesce(f.workers, 0)
+       coalesce(b.running, 0), coalesce(f.slots, 0), coalesce(f.workers, 0),
+       coalesce(h.held, 0), (SELECT count(*) > {BLOCKED_UP_TO} FROM blocked)
 FROM unnest(%s::text[]) WITH ORDINALITY AS l(name, place)
 LEFT JOIN LATERAL (
     SELECT queued_at FROM jobs_job WHERE state = 'queued' AND lane = l.name ORDER BY queued_at LIMIT 1
 ) o ON true
 LEFT JOIN busy b ON b.lane = l.name
 LEFT JOIN fleet f ON f.lane = l.name
+LEFT JOIN held h ON h.lane = l.name
 ORDER BY l.place
 """
 
@@ -98,8 +112,17 @@ def lane_loads(lanes: Sequence[str]) -> list[LaneLoad]:
     with connection.cursor() as cursor:
         cursor.execute(LANE_LOADS, [list(lanes)])
         return [
-            LaneLoad(name, Bounded.of(queued), oldest_at, oldest_s, running, int(slots), workers)
-            for name, queued, oldest_at, oldest_s, running, slots, workers in cursor.fetchall()
+            LaneLoad(
+                name,
+                Bounded.of(queued),
+                oldest_at,
+                oldest_s,
+                running,
+                int(slots),
+                workers,
+                Bounded(min(held, COUNT_UP_TO), held > COUNT_UP_TO or unseen),
+            )
+            for name, queued, oldest_at, oldest_s, running, slots, workers, held, unseen in cursor.fetchall()
         ]
 
 
@@ -110,7 +133,7 @@ class Stuck:
     #: Dead letters there are, and those that came in the last 24 hours.
     dead: Bounded
     dead_today: Bounded
-    #: The fingerprint that all of those share; None if they are not alike, or too many to tell.
+    #: The fingerprint that all of those share, or the newest `ALIKE_UP_TO` of them; None if they are not alike.
     alike: str | None
     #: Jobs by the reason why they are blocked, the most frequent first.
     blocked: Sequence[tuple[str, int]]
@@ -120,11 +143,11 @@ class Stuck:
 
 _STUCK = f"""
 SELECT
-    (SELECT CASE WHEN count(*) <= {ALIKE_UP_TO} AND min(fingerprint) = max(fingerprint) THEN min(fingerprint) END
+    (SELECT CASE WHEN min(fingerprint) = max(fingerprint) THEN min(fingerprint) END
      FROM (
         SELECT coalesce(error ->> 'fingerprint', '') AS fingerprint FROM jobs_job
         WHERE state = 'dead' AND finished_at > now() - interval '24 hours'
-        ORDER BY finished_at DESC LIMIT {ALIKE_UP_TO + 1}
+        ORDER BY finished_at DESC LIMIT {ALIKE_UP_TO}
     ) a),
     (SELECT count(*) FROM (SELECT 1 FROM jobs_job WHERE state = 'dead' LIMIT {COUNT_UP_TO + 1}) d),
     (SELECT count(*) FROM (

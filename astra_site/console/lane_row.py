@@ -47,13 +47,13 @@ class LaneRow:
     @property
     def is_used(self) -> bool:
         """Whether it has work or somebody to do it."""
-        return bool(self.load.queued or self.load.running or self.load.slots or self.hold)
+        return bool(self.load.queued or self.load.running or self.load.slots or self.load.held or self.hold)
 
     @property
     def is_idle(self) -> bool:
         """Whether it is served, and has had nothing to do in the last hour."""
         worked = self.work is None or self.work.total or any(one.queued or one.running for one in self.newest_first)
-        return not (self.load.queued or self.load.running or worked or self.hold)
+        return not (self.load.queued or self.load.running or self.load.held or worked or self.hold)
 
     @property
     def may_pause(self) -> bool:

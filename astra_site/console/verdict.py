@@ -16,7 +16,7 @@ from astra_site.console.pausing import Held
 from jobs.holds import EVERYTHING
 from jobs.lanes import CHAT
 from jobs.models import BulkOperation, Worker
-from jobs.queries import HOLDS_UP_TO, Bounded, LaneLoad, Stuck
+from jobs.queries import ALIKE_UP_TO, HOLDS_UP_TO, Bounded, LaneLoad, Stuck
 from jobs.timeline import in_words
 
 #: A lane whose oldest job has been queued for longer than this many seconds is behind. A lane that is not named may be:
@@ -46,9 +46,15 @@ class Verdict:
     """The first line of the overview."""
 
     level: str
+    #: The worst finding's words, if there is one.
     headline: str
     detail: str
     findings: Sequence[Finding]
+
+    @property
+    def others(self) -> Sequence[Finding]:
+        """Return what is wrong besides the worst."""
+        return self.findings[1:]
 
 
 def judge(seen: Overview) -> Verdict:
@@ -59,7 +65,7 @@ def judge(seen: Overview) -> Verdict:
         if unread:
             return Verdict("warn", "Nothing wrong is seen, but not everything could be read.", unread, ())
         return Verdict("good", "All is well.", _calm(seen), ())
-    headline = findings[0].words if len(findings) == 1 else f"{len(findings)} things need somebody’s attention."
+    headline = findings[0].words
     if unread:
         headline += " Not everything could be read."
     return Verdict(findings[0].level, headline, unread, findings)
@@ -130,7 +136,8 @@ def _stuck(stuck: Stuck, seen: Overview) -> Iterator[Finding]:
         alike = ""
         if stuck.alike is not None and newest is not None and newest.error:
             title = str(newest.error.get("title", "")).rstrip(".")
-            alike = f" {'' if one else 'All are alike: '}{title}." if title else ""
+            which = f"The newest {ALIKE_UP_TO:,}" if today.number > ALIKE_UP_TO else "All"
+            alike = f" {'' if one else f'{which} are alike: '}{title}." if title else ""
         yield Finding("bad", f"{words} in the last 24 hours.{alike}", reverse("dead-letters"), "Dead letters")
     if overdue := stuck.overdue:
         words = f"{_tasks(overdue)} should have started by now: no scheduler seems to be running."

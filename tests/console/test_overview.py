@@ -21,7 +21,7 @@ from astra_site.console.overview import gather
 from astra_site.console.regions import PAGE_S, Regions
 from astra_site.console.verdict import judge
 from jobs.models import BulkOperation, Hold, Job, LaneSample, Wait
-from jobs.queries import bounded_count
+from jobs.queries import ALIKE_UP_TO, COUNT_UP_TO, bounded_count, lane_loads
 from jobs.timeline import in_words
 from tests.support.tasks import PROBLEM, fleet, task
 
@@ -125,6 +125,28 @@ def test_the_worst_finding_comes_first(db: None) -> None:
     assert [finding.level for finding in judge(gather()).findings] == ["bad", "warn"]
 
 
+def test_the_first_line_is_the_worst_finding_and_the_others_stand_below_it(operator: Client) -> None:
+    fleet()
+    task("dead")
+    page = operator.get(URL).content.decode()
+    line = '<p class="verdict-line" role="status">One task became a dead letter in the last 24 hours. The model'
+    link = f'<a href="{reverse("dead-letters")}">Dead letters</a></p>'
+    assert line in page and link in page
+    assert 'class="verdict-others"' not in page
+
+    task("blocked", blocked_on=["hold:all"])
+    page = operator.get(URL).content.decode()
+    assert line in page and link in page
+    below = page.partition('<p class="verdict-others">And one more thing:</p>')[2].partition("</ul>")[0]
+    assert "1 task whose hold was lifted is being queued." in below
+    assert below.count("<li") == 1
+
+    task("scheduled", run_at=timezone.now() - timedelta(minutes=1))
+    page = operator.get(URL).content.decode()
+    below = page.partition('<p class="verdict-others">And 2 more things:</p>')[2].partition("</ul>")[0]
+    assert below.count("<li") == 2
+
+
 def test_every_finding_leads_to_a_page_that_shows_it(operator: Client) -> None:
     fleet({"batch": 1})
     task("queued", submitted=timedelta(minutes=9))
@@ -147,6 +169,30 @@ def test_a_lane_shows_its_depth_its_oldest_age_and_its_busy_slots(db: None) -> N
     lane = next(row.load for row in gather().rows if row.name == "queue")
     assert (str(lane.queued), lane.running, lane.slots, lane.workers) == ("2", 1, 4, 1)
     assert lane.oldest_s is not None and 49 < lane.oldest_s < 60
+
+
+def test_a_lane_shows_what_a_hold_keeps_from_its_queue(operator: Client) -> None:
+    for reason in ("hold:lane:batch", "hold:agent:helper"):
+        task("blocked", lane="batch", home_lane="batch", blocked_on=["partition", reason])
+    task("blocked", lane="batch", home_lane="batch")
+    task("blocked", lane="queue", home_lane="queue", blocked_on=["no-worker:agent:helper@1"])
+    page = operator.get(URL).content.decode()
+    assert '<a href="/console/tasks/?state=blocked&amp;lane=batch">+ 2 held</a>' in _row(page, "batch")
+    assert page.count(" held</a>") == 1
+    assert [row.name for row in gather().idle] == []
+
+
+def test_the_count_of_what_is_held_stops_and_says_so(db: None) -> None:
+    def held() -> list[str]:
+        return [str(load.held) for load in lane_loads(["queue", "batch"])]
+
+    Job.objects.bulk_create(
+        Job(handler="agent-run", state="blocked", lane="queue", home_lane="queue", blocked_on=["hold:all"])
+        for _ in range(COUNT_UP_TO)
+    )
+    assert held() == ["10,000", "0"]
+    task("blocked", blocked_on=["hold:all"])
+    assert held() == ["10,000+", "0"]
 
 
 def test_slots_of_a_worker_whose_lease_is_over_do_not_count(db: None) -> None:
@@ -244,6 +290,24 @@ def test_dead_letters_that_are_all_alike_are_named_and_others_are_not(db: None) 
     ]
     task("dead", error={"title": "It broke", "fingerprint": "b2"})
     assert verdict() == ["3 tasks became dead letters in the last 24 hours."]
+
+
+def test_of_very_many_dead_letters_the_newest_are_told_to_be_alike(db: None) -> None:
+    fleet()
+    error = PROBLEM | {"fingerprint": "a1"}
+    task("dead", submitted=timedelta(hours=2), error={"title": "It broke", "fingerprint": "b2"})
+    newest = task("dead", error=error)
+    ended = timezone.now() - timedelta(hours=1)
+    Job.objects.bulk_create(
+        Job(handler="agent-run", state="dead", lane="queue", home_lane="queue", error=error, finished_at=ended)
+        for _ in range(ALIKE_UP_TO - 1)
+    )
+    assert verdict() == [
+        "1,001 tasks became dead letters in the last 24 hours."
+        " The newest 1,000 are alike: The model is not available now."
+    ]
+    Job.objects.filter(pk=newest.pk).update(error={"title": "It broke", "fingerprint": "b2"})
+    assert verdict() == ["1,001 tasks became dead letters in the last 24 hours."]
 
 
 def test_dead_letters_lead_to_their_groups(db: None) -> None:

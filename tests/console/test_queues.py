@@ -75,6 +75,16 @@ def test_a_lane_shows_its_depth_and_oldest_age_and_links_to_the_tasks(operator: 
     assert "<span data-age>4 min</span>" in queue
 
 
+def test_a_lane_shows_what_a_hold_keeps_from_its_queue_and_links_to_the_tasks(operator: Client) -> None:
+    task("blocked", blocked_on=["hold:lane:queue"])
+    task("blocked", blocked_on=["hold:all", "hold:lane:queue"])
+    page = text(operator)
+    link = re.search(r'href="([^"]+)">\+ 2 held</a>', row(page, "queue"))
+    assert link
+    assert len(operator.get(unescape(link[1])).context["page"].items) == 2
+    assert page.count(" held</a>") == 1
+
+
 def test_the_figures_behind_a_line_stand_in_a_table_that_a_link_opens(operator: Client) -> None:
     minute = timezone.now().replace(second=0, microsecond=0)
     for ago in range(3):

@@ -248,11 +248,15 @@ def test_lanes_workers_and_what_is_stuck(scraper: Client) -> None:
     task("queued", submitted=timedelta(seconds=90))
     task("running")
     task("dead")
+    task("blocked", blocked_on=["hold:lane:batch"], lane="batch", home_lane="batch")
+    task("blocked", lane="batch", home_lane="batch")
     task("scheduled", run_at=timezone.now() - timedelta(minutes=2))
     Pause(SYSTEM).run("lane:batch")
     families = scrape(scraper)
     assert value(families, "astra_queue_depth", lane="queue") == 1
     assert value(families, "astra_queue_depth", lane="batch") == 0
+    assert value(families, "astra_queue_held", lane="queue") == 0
+    assert value(families, "astra_queue_held", lane="batch") == 1
     assert value(families, "astra_queue_oldest_seconds", lane="queue") == pytest.approx(90, abs=30)
     assert value(families, "astra_queue_oldest_seconds", lane="batch") == 0
     assert value(families, "astra_slots_busy", lane="queue") == 1
