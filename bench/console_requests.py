@@ -144,8 +144,9 @@ def _admin() -> Iterator[Page]:
             yield Page(f"Admin, {model._meta.verbose_name_plural}", reverse(f"{name}_changelist"))
     job = Job.objects.order_by("id").values_list("pk", flat=True)[Job.objects.count() // 2]
     dead = Job.objects.filter(state="dead").order_by("-id")[0]
+    deep = {"p": str(min(100, Job.objects.count() // 50))}
     for words, query in (
-        (", page 100", {"p": "100"}),
+        (", a deep page", deep),
         (", queued", {"state__exact": "queued"}),
         (", running", {"state__exact": "running"}),
         (", dead", {"state__exact": "dead"}),
@@ -162,7 +163,7 @@ def _admin() -> Iterator[Page]:
     ):
         yield Page(f"Admin, jobs{words}", reverse("admin:jobs_job_changelist"), query)
     for words, query in (
-        (", page 100", {"p": "100"}),
+        (", a deep page", deep),
         (", of a mode", {"mode": "streaming-sync"}),
         (", of a mode that none is of", {"mode": "batch-window"}),
         (", running", {"state": "running"}),
