@@ -11,8 +11,10 @@ from importlib import import_module
 from typing import Any, cast
 from uuid import UUID
 
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope, WebSocketScope
 from django.core.asgi import get_asgi_application
+from django.db import close_old_connections
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "astra_site.settings")
 django = cast(ASGI3Application, get_asgi_application())
@@ -55,6 +57,16 @@ async def websocket(scope: WebSocketScope, receive: ASGIReceiveCallable, send: A
     await application(scope, receive, send)
 
 
+async def answer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Let Django answer. A stream that breaks off in an error leaves its thread's connection to nobody: return it."""
+    async with ThreadSensitiveContext():
+        try:
+            await django(scope, receive, send)
+        except BaseException:
+            await sync_to_async(close_old_connections)()
+            raise
+
+
 async def route(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     """Hand a connection to the application that answers for it."""
     if scope["type"] == "websocket":
@@ -65,7 +77,7 @@ async def route(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallab
         elif EVENTS.fullmatch(scope["path"]):
             await events()(scope, receive, send)
         else:
-            await django(scope, receive, send)
+            await answer(scope, receive, send)
 
 
 application: ASGI3Application = request_id.on_responses(route)

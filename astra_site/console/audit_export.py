@@ -53,6 +53,9 @@ Write = Callable[[list[dict[str, Any]]], str]
 
 
 async def _stream(wanted: TrailFilter, write: Write, before: int | None, *, head: bool) -> AsyncIterator[str]:
+    # The thread that the request was answered in is there until the last byte is sent: its connection goes back before,
+    # or a few slow readers would hold all there are.
+    await sync_to_async(close_old_connections)()
     if head:
         yield _lines([COLUMNS])
     pages = reading.walk(wanted, limit=MOST, before=before)

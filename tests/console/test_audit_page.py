@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 from asgiref.sync import sync_to_async
+from asgiref.typing import Scope
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import AsyncClient, Client
@@ -18,6 +20,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts import roles, tokens
+from astra_site import asgi
 from astra_site.console import audit_export, audit_log
 from audit import reading
 from audit.models import AuditEntry
@@ -344,6 +347,37 @@ async def test_a_file_ends_at_its_bound_and_says_where_to_go_on(olga: User, monk
     assert f"before={made[2]}" in last["note"]
     rest = await exported(olga, format="jsonl", actor="pat", before=str(made[2]))
     assert [json.loads(line)["id"] for line in rest.splitlines()] == made[1::-1]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_who_reads_a_file_slowly_holds_no_connection(olga: User) -> None:
+    await sync_to_async(tell)("pat")
+    client = AsyncClient()
+    await client.aforce_login(olga)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": URL,
+        "query_string": b"format=csv",
+        "headers": [(b"cookie", client.cookies.output(header="", attrs=[]).strip().encode()), (b"host", b"testserver")],
+    }
+    asked = False
+    held: list[bool] = []
+
+    async def receive() -> Any:
+        nonlocal asked
+        if not asked:
+            asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return await asyncio.Future()
+
+    async def send(event: Any) -> None:
+        if event["type"] == "http.response.body":  # in the request's own thread, where the view was
+            held.append(await sync_to_async(lambda: connection.connection is not None)())
+
+    await asgi.application(cast("Scope", scope), receive, send)
+    assert len(held) > 0
+    assert not any(held)
 
 
 def test_walking_goes_through_windows_in_which_nothing_fits(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
