@@ -218,7 +218,8 @@ def _overflow(page: Page) -> list[str]:
                     let cut = part.parentElement;
                     while (cut !== panel && getComputedStyle(cut).overflowX === "visible") cut = cut.parentElement;
                     const box = part.getBoundingClientRect();
-                    if (cut === panel && part.checkVisibility() && box.width > 1 && box.right > edge) found.push(part.outerHTML.slice(0, 80));
+                    if (cut !== panel || !part.checkVisibility()) continue;
+                    if (box.width > 1 && box.right > edge) found.push(part.outerHTML.slice(0, 80));
                 }
             }
             return found;

@@ -106,7 +106,8 @@ def sticking_out(page: Page) -> list[Any]:
                 let cut = part.parentElement;
                 while (cut && getComputedStyle(cut).overflowX === "visible") cut = cut.parentElement;
                 const box = part.getBoundingClientRect();
-                if (!cut && part.checkVisibility() && box.width > 1 && box.right > innerWidth + 1) found.push(part.outerHTML.slice(0, 80));
+                if (cut || !part.checkVisibility()) continue;
+                if (box.width > 1 && box.right > innerWidth + 1) found.push(part.outerHTML.slice(0, 80));
             }
             return found;
         }"""
