@@ -26,6 +26,8 @@ BEHIND_AFTER_S = {"chat": 10, "queue": 120, "scheduled": 120, "tools": 60, "deli
 UNSAMPLED_MIN = 3
 #: A site that has just started has no sample yet.
 STARTED = timedelta(minutes=3)
+#: What a failure is called is told up to here.
+TITLE_UP_TO = 200
 #: More holds than this are told as one.
 HOLDS_TOLD = 4
 
@@ -134,8 +136,8 @@ def _stuck(stuck: Stuck, seen: Overview) -> Iterator[Finding]:
         words = "One task became a dead letter" if one else f"{today} tasks became dead letters"
         newest = seen.dead_letters[0] if seen.dead_letters else None
         alike = ""
-        if stuck.alike is not None and newest is not None and newest.error:
-            title = str(newest.error.get("title", "")).rstrip(".")
+        if stuck.alike is not None and newest is not None and isinstance(newest.error, dict):
+            title = str(newest.error.get("title") or "")[:TITLE_UP_TO].rstrip(".")
             which = f"The newest {ALIKE_UP_TO:,}" if today.number > ALIKE_UP_TO else "All"
             alike = f" {'' if one else f'{which} are alike: '}{title}." if title else ""
         yield Finding("bad", f"{words} in the last 24 hours.{alike}", reverse("dead-letters"), "Dead letters")

@@ -305,3 +305,19 @@ def test_a_time_with_an_offset_that_the_database_does_not_take_is_found_all_the_
     assert shown(operator, **{name: at}) == found
     asked = operator.get("/console/operations/new/", {"verb": "redrive", "all": "1", name: at})
     assert asked.status_code == 200
+
+
+@pytest.mark.parametrize("url", ["/console/", URL, "/console/operations/new/?verb=redrive&all=1"])
+def test_what_a_task_failed_with_is_cut_wherever_it_is_listed(operator: Client, url: str) -> None:
+    task("dead", error={"title": "T" * 1_000, "detail": "D" * 1_000})
+    page = operator.get(url).content.decode()
+    assert "T" * 200 in page
+    assert "T" * 301 not in page
+    assert "D" * 301 not in page
+
+
+@pytest.mark.parametrize("error", ["lost", ["lost"], 7, {"title": None}])
+def test_dead_letters_with_a_problem_of_any_shape_are_listed(operator: Client, error: Any) -> None:
+    task("dead", error=error)
+    for url in ("/console/", URL, "/console/operations/new/?verb=redrive&all=1"):
+        assert operator.get(url).status_code == 200
