@@ -142,7 +142,7 @@ class JobAdmin(HistoryAdmin[Job]):
     @admin.display
     def problem(self, job: Job) -> str:
         """Return what went wrong last."""
-        return str((job.error or {}).get("title", ""))[:120]
+        return str(job.error.get("title", ""))[:120] if isinstance(job.error, dict) else ""
 
     @admin.display(description="took")
     def took(self, job: Job) -> str:
