@@ -107,7 +107,7 @@ class Relay:
             retry=Retry(NoBackoff(), 0),
         )
         async with client:
-            while True:
+            while _goes_on():
                 await self._has_waiting.wait()
                 self._has_waiting.clear()
                 while self._waiting:
@@ -130,7 +130,7 @@ class Relay:
 
     async def _answers(self, client: redis.asyncio.Redis) -> None:
         """Wait until Redis answers."""
-        while True:
+        while _goes_on():
             with contextlib.suppress(*AWAY):
                 await client.ping()
                 return
@@ -138,7 +138,7 @@ class Relay:
 
     async def _listen(self) -> None:
         was_away = False
-        while True:
+        while _goes_on():
             try:
                 async with (
                     wakeups.listener() as client,
@@ -171,7 +171,7 @@ class Relay:
     async def _subscribe(self, ear: PubSub, held: set[UUID]) -> None:
         """Keep the subscriptions of one connection what they should be."""
         with contextlib.suppress(*AWAY):  # the listener notices as well, and begins anew
-            while True:
+            while _goes_on():
                 await self._changed.wait()
                 self._changed.clear()
                 wanted = set(self._followed)
@@ -202,3 +202,15 @@ class Relay:
         sender, _, text = data.rpartition("\n") if not data.startswith("{") else ("", "", data)
         if sender != self.id:
             self._heard(conversation_id, text, json.loads(text))
+
+
+def _goes_on() -> bool:
+    """Return True, unless the task was cancelled and that was kept from it: redis-py does so while it disconnects.
+
+    Raises:
+        CancelledError: it was.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+    return True

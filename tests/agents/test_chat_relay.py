@@ -65,7 +65,8 @@ async def running(count: int = 1) -> AsyncIterator[list[Process]]:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _, hung = await asyncio.wait(tasks, timeout=30)
+        assert not hung, "a relay ends when it is told to"
         assert asyncio.all_tasks() == before
 
 
@@ -427,6 +428,26 @@ async def test_a_valkey_that_was_never_there_is_waited_for(own_servers: Servers,
         await until(lambda: not follower.relay._waiting, within_s=5)
         await revived(own_servers)
         await until(lambda: HERE in follower.relay._confirmed)
+
+
+async def test_it_ends_when_told_though_the_library_keeps_that_to_itself(
+    own_servers: Servers, own_valkey: Server
+) -> None:
+    kill(own_valkey)
+    await until(lambda: not own_valkey.is_alive())
+    asked = asyncio.Event()
+
+    async def swallow(client: object) -> None:
+        asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+    async with running() as (follower,):
+        follower.relay._answers = swallow  # type: ignore[method-assign]
+        follower.say(THERE, n=1)
+        async with asyncio.timeout(20):
+            await asked.wait()
+    # `running` has cancelled it, and waited for its end.
 
 
 async def test_a_valkey_that_hangs_holds_up_nobody(own_servers: Servers, own_valkey: Server) -> None:
