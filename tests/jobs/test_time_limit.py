@@ -49,5 +49,5 @@ def test_the_limit_before_is_in_force_again_however_it_ends() -> None:
             assert limit() == "5s"
             assert in_time(1, limit) == "1s"
             assert limit() == "5s"
-        assert limit() == "1min 30s"
+        assert limit() == "90s"
     assert limit() == "0"
