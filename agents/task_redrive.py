@@ -24,6 +24,7 @@ _NOUNS = {
     Step.Kind.STEP: ("function", "functions"),
     Step.Kind.VALUE: ("recorded value", "recorded values"),
     Step.Kind.EMIT: ("published event", "published events"),
+    Step.Kind.WAIT: ("wait", "waits"),
 }
 
 

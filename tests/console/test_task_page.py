@@ -14,7 +14,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from agents.models import Run
+from agents import task_redrive
+from agents.models import Run, Step
 from audit import trail
 from audit.models import AuditEntry
 from audit.trail import Actor
@@ -649,3 +650,7 @@ def test_no_state_asks_for_more_than_a_few_statements(operator: Client, state: s
     with CaptureQueriesContext(connection) as asked:
         operator.get(url(run))
     assert len(asked) <= 12
+
+
+def test_a_redrive_says_of_every_kind_of_step_how_many_it_keeps() -> None:
+    assert set(task_redrive._NOUNS) == set(Step.Kind)
