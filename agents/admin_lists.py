@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from agents.models import Message, Run, Step
 from agents.modes import Mode
-from audit.admin_lists import SpanFilter, WalkedFilter, by_id, of_user
-from audit.history_admin import HistoryAdmin, LargeTableAdmin, console_link, short_id
+from audit.admin_lists import SpanFilter, WalkedFilter, of_user
+from audit.history_admin import LargeTableAdmin
+from jobs.admin import OfJobAdmin
 from jobs.states import State
 
 
@@ -77,37 +76,18 @@ class StateFilter(admin.SimpleListFilter):
         return queryset.filter(job__state=self.value()) if self.value() in State.values else queryset
 
 
-class OfRunAdmin(HistoryAdmin[Any]):
-    """Rows of a run, found by its id."""
+class OfRunAdmin(OfJobAdmin):
+    """Rows of a run."""
 
+    owner = "run"
+    owner_page = "admin:agents_run_change"
     search_fields = ("run__id",)
     search_help_text = "A run’s id or the beginning of it"
-    ordering: ClassVar[tuple[str, ...]] = ("-id",)
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        """Find the rows of a run."""
-        if not search_term.strip():
-            return queryset, False
-        found = by_id(search_term, "run_id")
-        return (queryset.filter(**found) if found else queryset.none()), False
-
-    def view_on_site(self, row: Any) -> str:
-        """Return the run's page in the console."""
-        return reverse("task", args=[row.run_id])
 
     @admin.display(description="run")
     def run_link(self, row: Any) -> SafeString:
         """Return a link to the run."""
-        return format_html(
-            '<a href="{}">{}</a>', reverse("admin:agents_run_change", args=[row.run_id]), short_id(row.run_id)
-        )
-
-    @admin.display(description="console")
-    def page(self, row: Any) -> SafeString:
-        """Return a link to the run's page in the console."""
-        return console_link(self.view_on_site(row))
+        return self.owner_link(row)
 
 
 class OfUserAdmin(LargeTableAdmin[Any]):

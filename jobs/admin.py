@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django import forms
 from django.contrib import admin
@@ -24,9 +25,12 @@ admin.site.register(Job, JobAdmin)
 
 
 class OfJobAdmin(HistoryAdmin[Any]):
-    """Rows of a job, found by its id."""
+    """Rows of a job, or of the run that has its id: found by that id."""
 
-    search_fields = ("job__id",)
+    #: The foreign key that leads to it, and the page it leads to.
+    owner: ClassVar[str] = "job"
+    owner_page: ClassVar[str] = "admin:jobs_job_change"
+    search_fields: ClassVar[tuple[str, ...]] = ("job__id",)
     search_help_text = "A job’s id or the beginning of it"
     ordering: ClassVar[tuple[str, ...]] = ("-id",)
 
@@ -36,23 +40,31 @@ class OfJobAdmin(HistoryAdmin[Any]):
         """Find the rows of a job."""
         if not search_term.strip():
             return queryset, False
-        found = by_id(search_term, "job_id")
+        found = by_id(search_term, f"{self.owner}_id")
         return (queryset.filter(**found) if found else queryset.none()), False
 
+    def owner_id(self, row: Any) -> UUID:
+        """Return the id of the job, which is the run's."""
+        found: UUID = getattr(row, f"{self.owner}_id")
+        return found
+
     def view_on_site(self, row: Any) -> str:
-        """Return the job's page in the console."""
-        return reverse("task", args=[row.job_id])
+        """Return its page in the console."""
+        return reverse("task", args=[self.owner_id(row)])
+
+    def owner_link(self, row: Any) -> SafeString:
+        """Return a link to it in the admin."""
+        found = self.owner_id(row)
+        return format_html('<a href="{}">{}</a>', reverse(self.owner_page, args=[found]), short_id(found))
 
     @admin.display(description="job")
     def job_link(self, row: Any) -> SafeString:
         """Return a link to the job."""
-        return format_html(
-            '<a href="{}">{}</a>', reverse("admin:jobs_job_change", args=[row.job_id]), short_id(row.job_id)
-        )
+        return self.owner_link(row)
 
     @admin.display(description="console")
     def page(self, row: Any) -> SafeString:
-        """Return a link to the job's page in the console."""
+        """Return a link to its page in the console."""
         return console_link(self.view_on_site(row))
 
 
