@@ -22,9 +22,9 @@ from django.db.models.functions import Cast, Coalesce, Concat, Left
 from django.db.models.lookups import GreaterThanOrEqual, LessThan
 
 from agents.models import SEARCHED_INPUT, Run
+from audit.time_limit import in_time
 from jobs.models import Job
 from jobs.models.job import FINGERPRINT, HAS_ERROR, SEARCHED_ERROR
-from jobs.time_limit import in_time
 
 #: Words that no more tasks than this hold are rare: they are looked up by the index of words.
 RARE_UP_TO = 10_000

@@ -11,9 +11,9 @@ from django.db import connection
 from django.db.models import QuerySet
 
 from agents.models import Run
+from audit.time_limit import in_time
 from jobs.queries import COUNT_UP_TO, Bounded
 from jobs.states import State
-from jobs.time_limit import in_time
 
 #: Of the whole table, each state is counted up to this many.
 EACH_UP_TO = 1_000

@@ -13,11 +13,11 @@ from agents.models import Run
 from agents.queries import Page
 from agents.task_counts import Counts, count, count_among
 from agents.task_list import ListFilter
+from audit.time_limit import in_time
 from jobs.bulk import STATES
 from jobs.models import BulkOperation
 from jobs.queries import Bounded
 from jobs.states import State
-from jobs.time_limit import in_time
 
 PAGE = 50
 #: What a list does not show and can be large.

@@ -13,12 +13,12 @@ from agents.models import Run
 from agents.modes import Mode
 from agents.search import EXACTLY
 from agents.task_list import ListFilter
+from audit.time_limit import in_time
 from jobs.bulk import Selector, Wanted
 from jobs.models import Job
 from jobs.models.job import FINGERPRINT, HAS_ERROR
 from jobs.queries import Bounded, bounded_count
-from jobs.states import ENDED, State
-from jobs.time_limit import in_time
+from jobs.states import State
 
 NAME = "tasks"
 #: As many tasks are chosen one by one; for more there is the filter.
@@ -73,16 +73,10 @@ def fields(selection: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def tasks(wanted: Wanted) -> QuerySet[Run]:
     """Return the tasks that are meant, the newest first."""
-    runs = Run.objects.order_by("-job_id").filter(job__state__in=wanted.states)
+    runs = Run.objects.order_by("-job_id").filter(**wanted.lookups("job__"))
     if "ids" in wanted.selection:
-        runs = runs.filter(job_id__in=wanted.selection["ids"])
-    else:
-        runs = ListFilter(**wanted.selection["filter"]).apply(runs)
-    if wanted.as_of is not None:
-        runs = runs.filter(job__created_at__lte=wanted.as_of)
-        if ENDED.issuperset(wanted.states):
-            runs = runs.filter(job__finished_at__lte=wanted.as_of)
-    return runs
+        return runs.filter(job_id__in=wanted.selection["ids"])
+    return ListFilter(**wanted.selection["filter"]).apply(runs)
 
 
 def count(wanted: Wanted) -> Bounded | None:

@@ -9,15 +9,16 @@ from functools import cached_property
 from typing import Any, cast
 from uuid import UUID
 
-import psycopg
 from django.contrib.admin import SimpleListFilter
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth.models import User
 from django.core.paginator import Paginator
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+
+from audit.time_limit import at_most, took_too_long
 
 #: Lists are counted, and can be paged through, up to this many rows. What lies beyond is found by searching.
 COUNT_UP_TO = 10_000
@@ -164,15 +165,9 @@ def in_time() -> Iterator[None]:
         GivenUp: one did.
     """
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT current_setting('statement_timeout'), set_config('statement_timeout', %s, true)",
-                [f"{GIVEN_UP_AFTER_S * 1000:.0f}ms"],
-            )
-            before = cursor.fetchone()[0]
+        with at_most(GIVEN_UP_AFTER_S):
             yield
-            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [before])
     except OperationalError as error:
-        if not isinstance(error.__cause__, psycopg.errors.QueryCanceled):
+        if not took_too_long(error):
             raise
         raise GivenUp from error

@@ -19,6 +19,7 @@ from django.db.models.functions import Cast, Now
 from psycopg.types.json import Jsonb
 
 from audit import trail
+from audit.time_limit import in_time
 from audit.trail import Actor
 from jobs import script
 from jobs.actions import note_of
@@ -26,7 +27,7 @@ from jobs.ids import since
 from jobs.models import BulkOperation
 from jobs.queries import COUNT_UP_TO, Bounded
 from jobs.script import Script
-from jobs.time_limit import in_time
+from jobs.states import ENDED
 
 #: The states of jobs that a verb can be done to. Others of a selection are left out, and not counted.
 STATES: dict[str, tuple[str, ...]] = {
@@ -96,6 +97,15 @@ class Wanted:
     states: Sequence[str]
     #: No job is meant that was submitted later, nor, where the states are ends, one that ended later. None: any.
     as_of: datetime | None = None
+
+    def lookups(self, prefix: str = "") -> dict[str, Any]:
+        """Return what a job has to be beside selected, as Django's lookups; ``prefix`` leads to the job."""
+        found: dict[str, Any] = {f"{prefix}state__in": self.states}
+        if self.as_of is not None:
+            found[f"{prefix}created_at__lte"] = self.as_of
+            if ENDED.issuperset(self.states):
+                found[f"{prefix}finished_at__lte"] = self.as_of
+        return found
 
 
 @dataclass(frozen=True, slots=True)

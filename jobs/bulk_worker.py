@@ -22,6 +22,7 @@ from psycopg.types.json import Jsonb
 
 from accounts import roles
 from audit import trail
+from audit.time_limit import at_most, took_too_long
 from audit.trail import SYSTEM, Actor
 from jobs import bulk_refusals, script
 from jobs.actions import Cancel, Discard, InvalidState, Redrive, Seen, UnknownJob
@@ -30,7 +31,6 @@ from jobs.models import BulkOperation
 from jobs.reconcile import is_outage
 from jobs.script import Script
 from jobs.states import State
-from jobs.time_limit import at_most, took_too_long
 
 logger = logging.getLogger(__name__)
 

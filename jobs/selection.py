@@ -10,7 +10,6 @@ from django.db.models import QuerySet
 
 from jobs.bulk import Selector, Wanted
 from jobs.models import Job
-from jobs.states import ENDED
 
 NAME = "jobs"
 #: What a selection may narrow down by, as Django's lookups. Ids are texts in it.
@@ -27,12 +26,7 @@ def jobs(wanted: Wanted) -> QuerySet[Job]:
     Raises:
         BadSelection: it is none of ours.
     """
-    found = narrowed(Job.objects.all(), wanted.selection["where"]).filter(state__in=wanted.states).order_by("-id")
-    if wanted.as_of is not None:
-        found = found.filter(created_at__lte=wanted.as_of)
-        if ENDED.issuperset(wanted.states):
-            found = found.filter(finished_at__lte=wanted.as_of)
-    return found
+    return narrowed(Job.objects.all(), wanted.selection["where"]).filter(**wanted.lookups()).order_by("-id")
 
 
 def narrowed(found: QuerySet[Job], where: Mapping[str, Any]) -> QuerySet[Job]:

@@ -15,12 +15,12 @@ from django.utils.http import urlencode
 
 from agents import task_selection
 from agents.models import Run
+from audit.time_limit import in_time
 from jobs.bulk import FORM_S, STATES, UnknownVerb, Wanted
 from jobs.ids import since, uuid7
 from jobs.models import BulkOperation
 from jobs.queries import Bounded
 from jobs.states import State
-from jobs.time_limit import in_time
 
 SAMPLE = 5
 #: What others began so lately is shown before a person confirms the same.

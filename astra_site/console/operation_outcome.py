@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from django.db.models import Case, CharField, Count, F, Q, QuerySet, Value, When
 
 from agents.models import Run
+from audit.time_limit import in_time
 from jobs import bulk
 from jobs.models import BulkOperation, Job
 from jobs.states import LIVE, REDRIVABLE, State
-from jobs.time_limit import in_time
 
 #: Counting may take so long; then the page says that it could not.
 COUNT_TIMEOUT_S = 1.0

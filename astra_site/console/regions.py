@@ -7,8 +7,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TypeVar
 
+from audit.time_limit import at_most, took_too_long
 from jobs.reconcile import is_outage
-from jobs.time_limit import at_most, took_too_long
 
 logger = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from django.db import OperationalError, ProgrammingError, connection, transaction
 
-from jobs.time_limit import at_most, in_time, took_too_long
+from audit.time_limit import at_most, in_time, took_too_long
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def ask(sql: str) -> object:
