@@ -75,7 +75,7 @@ class RunHandler:
         except Superseded as gone:
             raise StaleFence(str(gone)) from None
         except RunParked as parked:
-            return Parked([WaitFor(wait.kind, wait.key, wait.until, wait.data) for wait in parked.waits])
+            return Parked([WaitFor(wait.kind, wait.key, wait.until) for wait in parked.waits])
         except VersionMismatch as error:
             return Blocked(VERSION, error.as_problem())
         except RunError as error:

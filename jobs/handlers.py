@@ -52,8 +52,6 @@ class WaitFor:
     kind: str
     key: str
     until: datetime | None = None
-    #: What the handler, in `on_transition`, has to know of it.
-    data: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,10 +292,8 @@ class RunContext:
             Misuse: ``seconds`` is no number of seconds from 0 to a hundred years.
         """
         with self.gate.enter("sleep") as branch:
-            if not (isinstance(seconds, int | float) and 0 <= seconds <= MAX_SLEEP_S):
-                raise self.gate.misuse(f"ctx.sleep takes seconds, 0 to {MAX_SLEEP_S:,}, not {seconds!r}.")
+            until = self._after("sleep", seconds)
             slot = self.recorder.take(branch, name, "wait", {"sleep": seconds})
-            until = self.recorder.clock() + timedelta(seconds=seconds)
             await self._wait(branch, slot, "time", until, lambda _: Done(None, f"{seconds:g} s"))
 
     async def wait_event(self, name: str, *, timeout_s: float | None = None) -> Any:
@@ -308,11 +306,15 @@ class RunContext:
             Misuse: ``timeout_s`` is no number of seconds.
         """
         with self.gate.enter("wait_event") as branch:
-            if timeout_s is not None and not (isinstance(timeout_s, int | float) and 0 <= timeout_s <= MAX_SLEEP_S):
-                raise self.gate.misuse(f"ctx.wait_event takes seconds, 0 to {MAX_SLEEP_S:,}, not {timeout_s!r}.")
+            until = None if timeout_s is None else self._after("wait_event", timeout_s)
             slot = self.recorder.take(branch, name, "wait", {"event": name, "timeout_s": timeout_s})
-            until = None if timeout_s is None else self.recorder.clock() + timedelta(seconds=timeout_s)
             return await self._wait(branch, slot, "event", until, lambda result: Done(plain(result, f"Event {name!r}")))
+
+    def _after(self, what: str, seconds: Any) -> datetime:
+        """Return the time that many seconds from now, for ``ctx.<what>``."""
+        if not (isinstance(seconds, int | float) and 0 <= seconds <= MAX_SLEEP_S):
+            raise self.gate.misuse(f"ctx.{what} takes seconds, 0 to {MAX_SLEEP_S:,}, not {seconds!r}.")
+        return self.recorder.clock() + timedelta(seconds=seconds)
 
     async def _wait(
         self,
@@ -321,7 +323,6 @@ class RunContext:
         kind: WaitKind,
         until: datetime | None,
         settled: Callable[[Any], Done],
-        data: Any = None,
     ) -> Any:
         """Return what the journal has of a wait, or what resolved it, recorded; else park."""
         found = self.recorder.recall(slot)
@@ -332,7 +333,7 @@ class RunContext:
         if key in self.recorder.resolved:
             return await self.recorder.after(branch, slot, settled(self.recorder.resolved[key]))
         await self.recorder.flush(branch)
-        await self.parking.park(Waiting(key, kind, until, data))
+        await self.parking.park(Waiting(key, kind, until))
         raise AssertionError("a parked line does not go on")
 
     # --- values --------------------------------------------------------------------------------------------------

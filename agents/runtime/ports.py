@@ -57,8 +57,6 @@ class Waiting:
     key: str
     kind: WaitKind
     until: datetime | None = None
-    #: What whoever resolves it has to know, JSON.
-    data: Any = None
 
 
 class Journal(Protocol):
