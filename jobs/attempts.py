@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -83,7 +83,7 @@ def attempts(history: History, *, next_at: datetime | None = None) -> list[Gener
     if claimed is not None:
         found[-1].attempts.append(_attempt(claimed, None))
     elif next_at is not None and found[-1].attempts:
-        found[-1].attempts[-1] = _put_off(found[-1].attempts[-1], next_at)
+        found[-1].attempts[-1] = replace(found[-1].attempts[-1], next_at=next_at)
     for generation in found:
         generation.attempts.reverse()
     return [generation for generation in reversed(found) if generation.attempts]
@@ -115,11 +115,6 @@ def _attempt(claimed: JobEvent, closed: JobEvent | None) -> Attempt:
         problem=data if data.get("title") or data.get("detail") else None,
         delay=timedelta(seconds=delay_s) if isinstance(delay_s, int | float) else None,
     )
-
-
-def _put_off(attempt: Attempt, next_at: datetime) -> Attempt:
-    values = {name: getattr(attempt, name) for name in Attempt.__slots__}
-    return Attempt(**(values | {"next_at": next_at}))
 
 
 def _end(event: JobEvent) -> tuple[str, str, str]:

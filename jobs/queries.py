@@ -221,7 +221,7 @@ def idle_operations(limit: int) -> list[BulkOperation]:
 
     As long as somebody does, each has its turn: of many open ones it may be a long time until the next.
     """
-    open_ones = BulkOperation.objects.filter(state__in=[BulkOperation.State.PENDING, BulkOperation.State.RUNNING])
+    open_ones = BulkOperation.objects.under_way()
     at_work = open_ones.filter(Q(taken_until__gt=Now()) | Q(worked_at__gt=Now() - IDLE))
     idle = open_ones.annotate(last=Coalesce("worked_at", "created_at")).filter(~Exists(at_work), last__lt=Now() - IDLE)
     return list(idle.order_by("last")[:limit])

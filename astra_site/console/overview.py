@@ -140,6 +140,5 @@ def _newest_dead() -> list[Job]:
 
 def _open_operations() -> list[Progress]:
     now = timezone.now()
-    open_ones = BulkOperation.objects.filter(state__in=[BulkOperation.State.PENDING, BulkOperation.State.RUNNING])
-    latest = open_ones.defer("selection").order_by(F("worked_at").desc(nulls_last=True), "-pk")
+    latest = BulkOperation.objects.under_way().defer("selection").order_by(F("worked_at").desc(nulls_last=True), "-pk")
     return [Progress(operation, now) for operation in latest[:SHOWN]]

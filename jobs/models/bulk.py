@@ -9,6 +9,17 @@ from django.db.models.functions import Now
 
 from jobs.ids import uuid7
 
+#: The states of an operation of which something may still come.
+UNDER_WAY = ("pending", "running")
+
+
+class BulkOperationQuerySet(models.QuerySet["BulkOperation"]):
+    """Named filters over operations."""
+
+    def under_way(self) -> BulkOperationQuerySet:
+        """Operations that have not ended."""
+        return self.filter(state__in=UNDER_WAY)
+
 
 class BulkOperation(models.Model):
     """One verb for every job of a selection, done in the background, each job in a transaction with its count.
@@ -58,6 +69,8 @@ class BulkOperation(models.Model):
     taken_by = models.UUIDField(null=True, help_text="Who works on it now.")
     taken_until = models.DateTimeField(null=True)
 
+    objects = BulkOperationQuerySet.as_manager()
+
     class Meta:
         indexes = [
             # The next one to work on: whose last turn is longest ago.
@@ -82,4 +95,4 @@ class BulkOperation(models.Model):
     @property
     def has_ended(self) -> bool:
         """Whether nothing more comes of it."""
-        return self.state not in (self.State.PENDING, self.State.RUNNING)
+        return self.state not in UNDER_WAY
