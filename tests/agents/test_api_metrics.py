@@ -16,7 +16,7 @@ from accounts import roles, tokens
 from agents import mode_figures
 from agents.models import Score
 from agents.modes import POLICIES, Mode
-from tests.support.configs import loaded
+from tests.support.configs import HELP_AND_TALK, loaded
 from tests.support.people import bearer, person
 from tests.support.tasks import task
 
@@ -24,13 +24,7 @@ pytestmark = pytest.mark.django_db
 
 URL = "/api/v1/metrics/modes"
 
-_loaded = loaded("""
-agents:
-  helper: {version: 1, instructions: Help., model: demo}
-endpoints:
-  help.v1: {agent: helper, mode: async-queue}
-  talk.v1: {agent: helper, mode: streaming-sync}
-""")
+_loaded = loaded(HELP_AND_TALK)
 
 
 @pytest.fixture

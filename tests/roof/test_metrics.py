@@ -33,7 +33,7 @@ from jobs import lane_samples
 from jobs.actions import Discard, Pause, Redrive
 from jobs.models import Job
 from jobs.pool import conninfo
-from tests.support.configs import loaded
+from tests.support.configs import HELP_AND_TALK, loaded
 from tests.support.connections import let_go
 from tests.support.people import bearer, person
 from tests.support.tasks import fleet, task
@@ -48,13 +48,7 @@ PROMETHEUS = (
     "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
 
-_loaded = loaded("""
-agents:
-  helper: {version: 1, instructions: Help., model: demo}
-endpoints:
-  help.v1: {agent: helper, mode: async-queue}
-  talk.v1: {agent: helper, mode: streaming-sync}
-""")
+_loaded = loaded(HELP_AND_TALK)
 
 
 @pytest.fixture

@@ -59,3 +59,13 @@ def loaded(text: str = BASE) -> Any:
 def load(text: str = BASE, folder: Path | None = None, *, dry_run: bool = False) -> LoadReport:
     """Load a configuration written as text."""
     return registry.load(write(text, folder), dry_run=dry_run)
+
+
+#: One agent, asked by the queue and in the chat.
+HELP_AND_TALK = """
+agents:
+  helper: {version: 1, instructions: Help., model: demo}
+endpoints:
+  help.v1: {agent: helper, mode: async-queue}
+  talk.v1: {agent: helper, mode: streaming-sync}
+"""
