@@ -12,8 +12,11 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from agents import registry, services
+from agents import parked, registry, services
+from agents.approval_rules import Rule, Rules, Situation
 from agents.chat import escape, exchange, forgetting, stream
+from agents.effect_ledger import RunLedger
+from agents.gatekeeper import SiteGatekeeper
 from agents.journal import RunJournal
 from agents.modes import policy
 from agents.runtime import program
@@ -23,11 +26,13 @@ from agents.runtime.parking import RunParked
 from agents.runtime.ports import Superseded
 from agents.runtime.run import execute
 from agents.runtime.types import Budget, Usage
+from agents.tools.toolbox import LocalToolBox
 from jobs.claim import StaleFence
 from jobs.handlers import Blocked, Claim, Failed, HandedBack, Outcome, Parked, Succeeded, Transition, WaitFor
 from jobs.retry import RetryPolicy
 from jobs.runner import OUTAGE, persist
 from jobs.script import Row, Script
+from jobs.states import ENDED
 from jobs.transitions import VERSION
 
 logger = logging.getLogger(__name__)
@@ -50,6 +55,7 @@ class RunHandler:
         spec = registry.spec(row["name"], row["version"], row["definition"])
         rules = policy(row["mode"])
         tools = row["tools"]  # None where nothing was ever loaded
+        toolbox = services.toolbox(tools["overrides"] if tools else {})
         port = services.model_port()
         port.prices.learn(row["prices"] or {})
         journal = RunJournal(claim, row["journal_epoch"])
@@ -60,9 +66,11 @@ class RunHandler:
             input=given,
             journal=journal,
             port=port,
-            toolbox=services.toolbox(tools["overrides"] if tools else {}),
+            toolbox=toolbox,
             transport=stream.running(claim.job_id),
             options=rules.options(tools["max_batch_size"] if tools else None),
+            gatekeeper=_gatekeeper(claim, row, toolbox),
+            ledger=RunLedger(claim),
             limits=rules.limits(spec.limits, Budget.model_validate(row["budget"])),
             seed=row["seed"],
             elapsed_s=(datetime.now(UTC) - row["created_at"]).total_seconds() - row["parked_s"],
@@ -74,8 +82,8 @@ class RunHandler:
             result = await execute(program.get(spec.program), ctx)
         except Superseded as gone:
             raise StaleFence(str(gone)) from None
-        except RunParked as parked:
-            return Parked([WaitFor(wait.kind, wait.key, wait.until) for wait in parked.waits])
+        except RunParked as quiet:
+            return Parked([WaitFor(wait.kind, wait.key, wait.until, wait.data) for wait in quiet.waits])
         except VersionMismatch as error:
             return Blocked(VERSION, error.as_problem())
         except RunError as error:
@@ -92,6 +100,12 @@ class RunHandler:
         """Keep the run's row in step with its job's."""
         if _is_reply(change):
             yield from exchange.on_transition(change)
+        if isinstance(change.outcome, Parked):
+            for_people = [wait for wait in change.outcome.waits if wait.kind == "person"]
+            yield from parked.hooks.on_left(change.job_id, for_people)
+            yield from parked.hooks.on_parked(change.job_id, for_people)
+        elif change.new in ENDED or change.redrive:
+            yield from parked.hooks.on_left(change.job_id, ())
         if isinstance(change.outcome, Succeeded):
             yield (
                 "UPDATE agents_run SET output = %s WHERE job_id = %s",
@@ -127,11 +141,14 @@ def _prepare(claim: Claim) -> Script[tuple[Row, Any]]:
 def _read(claim: Claim) -> Script[Row]:
     rows = yield (
         "SELECT r.input, r.budget, r.seed, r.mode, r.journal_epoch, r.user_id, r.created_at,"
-        " v.name, v.version, v.definition, e.definition AS endpoint_definition, loaded.tools, loaded.prices,"
+        " v.name, v.version, v.definition, e.name AS endpoint, e.definition AS endpoint_definition,"
+        " loaded.tools, loaded.prices, loaded.approvals,"
+        " NOT EXISTS (SELECT 1 FROM agents_run o JOIN jobs_job oj ON oj.id = o.job_id"
+        "             WHERE o.agent_id = r.agent_id AND oj.state = 'succeeded') AS first_run,"
         " lost_input_tokens, lost_output_tokens, lost_usd, parked_s"
         " FROM agents_run r JOIN agents_agentversion v ON v.id = r.agent_id"
         " JOIN agents_endpoint e ON e.id = r.endpoint_id"
-        " LEFT JOIN (SELECT tools, prices FROM agents_configload ORDER BY id DESC LIMIT 1) loaded ON true"
+        " LEFT JOIN (SELECT tools, prices, approvals FROM agents_configload ORDER BY id DESC LIMIT 1) loaded ON true"
         # Failed steps are in no journal; what they cost since the last redrive is in their events.
         " LEFT JOIN LATERAL (SELECT sum((data ->> 'input_tokens')::bigint)::bigint AS lost_input_tokens,"
         "   sum((data ->> 'output_tokens')::bigint)::bigint AS lost_output_tokens,"
@@ -165,6 +182,12 @@ def _forget_last_failures(run_id: UUID) -> Script[None]:
     )
     if forgotten:
         yield "UPDATE agents_run SET steps_done = steps_done - %s WHERE job_id = %s", [len(forgotten), run_id]
+
+
+def _gatekeeper(claim: Claim, row: Row, toolbox: LocalToolBox) -> SiteGatekeeper:
+    rules = Rules(tuple(Rule.from_json(kept) for kept in row["approvals"] or ()))
+    where = Situation(row["name"], row["endpoint"], row["mode"], first_run_of_version=row["first_run"])
+    return SiteGatekeeper(str(claim.job_id), rules, where, toolbox)
 
 
 def _lost(row: Row) -> Usage:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from psycopg.types.json import Jsonb
 
 from audit.models import AuditEntry
 
@@ -63,4 +64,34 @@ def record(
         after=after,
         address=actor.address,
         request_id=actor.request_id,
+    )
+
+
+def statement(
+    actor: Actor,
+    action: str,
+    target_type: str,
+    target_id: object,
+    *,
+    note: str = "",
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> tuple[str, list[Any]]:
+    """Return what `record` does as SQL and its parameters, for a transaction that is not Django's."""
+    return (
+        "INSERT INTO audit_auditentry (at, actor_id, actor_name, token_id, action, target_type, target_id, note,"
+        " before, after, address, request_id) VALUES (clock_timestamp(), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            actor.user_id,
+            actor.name[:NAME_LENGTH],
+            actor.token_id,
+            action,
+            target_type,
+            str(target_id),
+            note,
+            Jsonb(before) if before is not None else None,
+            Jsonb(after) if after is not None else None,
+            actor.address,
+            actor.request_id,
+        ],
     )

@@ -47,11 +47,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
-    """A reason to park: see `jobs.models.Wait`. ``until`` is the time itself or a deadline."""
+    """A reason to park: see `jobs.models.Wait`. ``until`` is the time itself or a deadline.
+
+    ``data`` is for the handler's `on_transition`, in the transaction that parks the job; `jobs` does not keep it.
+    """
 
     kind: str
     key: str
     until: datetime | None = None
+    data: Any = None
 
 
 @dataclass(frozen=True, slots=True)

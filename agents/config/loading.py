@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from agents import modes
-from agents.config import chat, checks, source
+from agents.config import approvals, chat, checks, source
+from agents.config.approvals import Approval
 from agents.config.faults import ConfigError, Fault, Path, nearest, shown, snake, unknown_key
 from agents.config.sections import Agent, Endpoint, Lane, Model, Section, Tools
 from agents.config.source import Source
@@ -23,8 +24,8 @@ from jobs import lanes
 
 DEFAULT_PROGRAMS = ("agents.programs",)
 #: Sections of the contract that are not built yet: refused by name, never ignored.
-LATER = frozenset({"subscriptions", "quotas", "approvals", "rubrics", "breaker", "retention", "hooks", "time_zone"})
-KNOWN = frozenset({"models", "programs", "tools", "agents", "endpoints", "lanes"})
+LATER = frozenset({"subscriptions", "quotas", "rubrics", "breaker", "retention", "hooks", "time_zone"})
+KNOWN = frozenset({"models", "programs", "tools", "agents", "endpoints", "lanes", "approvals"})
 NOT_YET = "not supported yet"
 #: The ways in that are built (`agents.modes.Concurrency.entrance`); a mode whose way in is not is refused by name.
 ENTRANCES = frozenset({"tasks", "chat"})
@@ -42,6 +43,7 @@ class Config:
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     lanes: Mapping[str, Lane] = field(default_factory=dict)
     tools: Tools = field(default_factory=Tools)
+    approvals: Sequence[Approval] = ()
     source: Source | None = None
 
     def fault(self, path: Path, message: str) -> Fault:
@@ -86,6 +88,7 @@ class _Reading:
             endpoints=self._section("endpoints", Endpoint),
             lanes=self._section("lanes", Lane),
             tools=self._tools(),
+            approvals=self._approvals(),
             source=self.source,
         )
         aliases, agents = self._names("models"), self._names("agents")
@@ -93,7 +96,8 @@ class _Reading:
             if section != "models":
                 self._add(checks.names(section, self._names(section)))
         self._add(checks.models(config.models, aliases))
-        known_tools, known_programs = sorted(catalog.load()), sorted(program.names())
+        tools = catalog.load()
+        known_tools, known_programs = sorted(tools), sorted(program.names())
         self._add(checks.catalog(config.tools, known_tools))
         for name, agent in config.agents.items():
             self._add(checks.agent(name, agent, config.models, aliases, known_tools, known_programs))
@@ -101,6 +105,8 @@ class _Reading:
             self._add(checks.endpoint(name, endpoint, agents))
             self._add(self._mode(name, endpoint))
             self._add(chat.endpoint(name, endpoint, config.endpoints, self._names("endpoints")))
+        schemas = {name: tool.spec.parameters for name, tool in tools.items()}
+        self._add(approvals.check(config.approvals, schemas, config.agents, config.endpoints))
         for name, lane in config.lanes.items():
             if not lanes.is_lane(name):
                 self._add([(("lanes", name), f"there is no lane {name!r}; {nearest(name, lanes.DEFAULT_SLOTS)}")])
@@ -149,6 +155,20 @@ class _Reading:
         except ValidationError as error:
             self._add(_say(("tools",), Tools, fault) for fault in error.errors(include_url=False))
             return Tools()
+
+    def _approvals(self) -> list[Approval]:
+        """Validate each rule by itself. Their order is that of the file."""
+        rules = self.top.get("approvals") or []
+        if not isinstance(rules, list):
+            self._add([(("approvals",), f"this must be a list of rules, not {shown(rules)}")])
+            return []
+        valid = []
+        for place, rule in enumerate(rules):
+            try:
+                valid.append(Approval.model_validate(rule))
+            except ValidationError as error:
+                self._add(_say(("approvals", place), Approval, fault) for fault in error.errors(include_url=False))
+        return valid
 
     def _programs(self) -> Sequence[str]:
         """Import the modules that define programs."""

@@ -30,6 +30,10 @@ class AgentVersion(models.Model):
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
 
+    def has_succeeded(self) -> bool:
+        """Tell whether any run of this version has."""
+        return bool(self.runs.filter(job__state="succeeded").exists())
+
 
 class Endpoint(models.Model):
     """A versioned public name that binds an agent and one mode. Its mode never changes: a new mode is a new name."""
@@ -58,6 +62,7 @@ class ConfigLoad(models.Model):
     programs = models.JSONField(default=list, help_text="Modules that define programs.")
     tools = models.JSONField(default=dict, help_text="How tools are run: the batch size, and what the file overrides.")
     prices = models.JSONField(default=dict, help_text="USD per million input and output tokens, by model, as told.")
+    approvals = models.JSONField(default=list, help_text="Rules for approvals, in the order of the file.")
     changes = models.JSONField(default=list, help_text="What the load changed.")
     actor = models.CharField(max_length=150)
 

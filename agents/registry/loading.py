@@ -162,6 +162,7 @@ class _Loading:
             "programs": list(self.config.programs),
             "tools": tool_settings(self.config),
             "prices": prices(self.config),
+            "approvals": [rule.rule(place).as_json() for place, rule in enumerate(self.config.approvals)],
         }
         nothing = ConfigLoad(programs=settings["programs"], tools=tool_settings(Config()))
         before = ConfigLoad.objects.order_by("-pk").first() or nothing

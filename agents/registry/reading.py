@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from time import monotonic
 from typing import Any
@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry as References
 
 from agents import text_input
+from agents.approval_rules import Rule, Rules
 from agents.models import ConfigLoad, Endpoint
 from jobs.lanes import CHAT, DEFAULT_SLOTS
 
@@ -93,6 +94,8 @@ class Registry:
     tool_overrides: Mapping[str, Mapping[str, Any]]
     #: USD per million input and output tokens, as `agents.llm.prices.Prices` reads them.
     prices: Mapping[str, tuple[str, str]]
+    #: When a person must decide.
+    approvals: Rules = field(default_factory=Rules)
 
     def slots(self, lane: str) -> int:
         """Return how many jobs of a lane one process runs at once."""
@@ -156,6 +159,7 @@ def _read(load_id: int) -> Registry:
         max_batch_size=settings.tools.get("max_batch_size", 8),
         tool_overrides=settings.tools.get("overrides", {}),
         prices={model: (given, taken) for model, (given, taken) in settings.prices.items()},
+        approvals=Rules(tuple(Rule.from_json(kept) for kept in settings.approvals)),
     )
 
 

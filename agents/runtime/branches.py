@@ -62,6 +62,10 @@ class Branch:
         self.counts[name] = seen + 1
         return f"{self.path}{name}#{seen + 1}"
 
+    def peek_key(self, name: str, after: int = 0) -> str:
+        """Return the key that the next call of that name would have, or one so many ``after`` it."""
+        return f"{self.path}{name}#{self.counts.get(name, 0) + after + 1}"
+
     def child(self, gather: int, index: int) -> Branch:
         """Return the branch of one coroutine of the ``gather``-th gather here."""
         path = f"{self.path}{gather}.{index}/"

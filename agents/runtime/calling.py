@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agents.runtime.approving import Approving
 from agents.runtime.branches import Branch, Slot
-from agents.runtime.errors import NotJson, OutputTooLarge, RunError
+from agents.runtime.effects import Ledger, given_up, wait_of
+from agents.runtime.errors import EffectUnknown, NotJson, OutputTooLarge, RunError
 from agents.runtime.failures import as_run_error
 from agents.runtime.parallel import settle
+from agents.runtime.parking import Parking
 from agents.runtime.plain import digest, plain
-from agents.runtime.ports import ToolBox, ToolContext, ToolPolicy
+from agents.runtime.ports import ToolBox, ToolContext, ToolPolicy, Waiting
 from agents.runtime.recorder import Done, Recorder, problem
 from agents.runtime.types import AgentSpec, ToolCall, ToolResult
 
@@ -29,6 +33,8 @@ class _Pending:
     slot: Slot
     #: None: the agent has no such tool.
     policy: ToolPolicy | None
+    #: The decision that lets it run; "" where nobody had to decide.
+    approval_id: str = ""
     error: RunError | None = field(default=None)
 
     @property
@@ -44,6 +50,9 @@ class Caller:
         toolbox: ToolBox,
         agent: AgentSpec,
         recorder: Recorder,
+        approving: Approving,
+        parking: Parking,
+        ledger: Ledger,
         most_at_once: int,
         run_id: str,
         user_id: int | None,
@@ -51,6 +60,9 @@ class Caller:
         self._toolbox = toolbox
         self._names = agent.tools
         self._recorder = recorder
+        self._approving = approving
+        self._parking = parking
+        self._ledger = ledger
         self._most = most_at_once
         self._run_id = run_id
         self._user_id = user_id
@@ -59,31 +71,47 @@ class Caller:
     async def run(self, branch: Branch, calls: Sequence[ToolCall]) -> tuple[ToolResult, ...]:
         """Return the results in the order of the calls. What is recorded does not run again.
 
-        A tool that fails, or is unknown, gives a result with ``ok=False`` for the model to read.
+        A tool that fails, or is unknown, gives a result with ``ok=False`` for the model to read; so does a call that
+        people did not approve. One that they changed runs as they changed it.
         """
-        results: dict[int, ToolResult] = {}
+        calls, results, approved = await self._approving.gate(branch, calls, self._done(branch, calls))
         missing: list[_Pending] = []
-        slots = [self._slot(branch, call) for call in calls]
-        for index, (call, slot) in enumerate(zip(calls, slots, strict=True)):
+        slots = {index: self._slot(branch, call) for index, call in enumerate(calls) if index not in results}
+        for index, slot in slots.items():
+            call = calls[index]
             found = self._recorder.recall(slot)
             if found is not None:
                 results[index] = _addressed(ToolResult.model_validate(plain(found.output)), call)
                 await self._recorder.breathe()
             else:
-                missing.append(_Pending(index, call, slot, self._policy(call.tool)))
+                missing.append(_Pending(index, call, slot, self._policy(call.tool), approved.get(index, "")))
         if missing:
             await self._recorder.flush(branch)
+            await self._settle_unknown(missing)
         for group in _groups(missing):
             try:
                 for pending, result in zip(group, await self._together(group), strict=True):
                     results[pending.index] = result
+            except EffectUnknown:
+                await self._settle_unknown(group)
+                raise
             except RunError as error:
                 branch.caught += [(pending.slot, problem(error)) for pending in group if pending.error is error]
                 raise
         return tuple(results[index] for index in range(len(calls)))
 
+    def _done(self, branch: Branch, calls: Sequence[ToolCall]) -> set[int]:
+        """Return the places of the calls that are recorded."""
+        done, seen = set(), Counter[str]()
+        for place, call in enumerate(calls):
+            name = _name(call)
+            if self._recorder.knows(branch.peek_key(name, seen[name])):
+                done.add(place)
+            seen[name] += 1
+        return done
+
     def _slot(self, branch: Branch, call: ToolCall) -> Slot:
-        name = _NOT_IN_NAMES.sub("_", call.tool)[:80] or "tool"
+        name = _name(call)
         given = plain({"tool": call.tool, "arguments": call.arguments})
         return self._recorder.take(branch, name, "tool", given)
 
@@ -119,7 +147,7 @@ class Caller:
             known = ", ".join(self._names) or "none at all"
             result = _refusal(call, "unknown-tool", f"There is no tool {call.tool!r}. You may use: {known}.")
         else:
-            result = _addressed(await self._toolbox.call(call, self._context(call, slot)), call)
+            result = _addressed(await self._call(pending, pending.policy), call)
         try:
             output = plain(result, f"The result of {call.tool}")
             self._recorder.measure(slot, output)
@@ -128,14 +156,55 @@ class Caller:
             output = plain(result)
         return ToolResult.model_validate(output), output
 
-    def _context(self, call: ToolCall, slot: Slot) -> ToolContext:
+    async def _call(self, pending: _Pending, policy: ToolPolicy) -> ToolResult:
+        """Run a call; one with effects through the ledger, so that what is done is not done again."""
+        call, context = pending.call, self._context(pending)
+        if not (policy.effect or pending.approval_id):
+            return await self._toolbox.call(call, context)
+        found = await self._recorder.guarded(self._ledger.begin(call, context, idempotent=policy.idempotent))
+        if found.state == "done":
+            return ToolResult.model_validate(found.result)
+        if found.state == "given-up":
+            return given_up(call)
+        result = await self._toolbox.call(call, context)
+        # Out of time: it may have happened all the same. Repeating it is for a person to decide, unless it is harmless.
+        known = policy.idempotent or result.error != "timeout"
+        await self._recorder.guarded(self._ledger.end(context.idempotency_key, plain(result), known=known))
+        if not known:
+            raise EffectUnknown(f"{call.tool} did not answer in time: nobody knows whether it took effect.")
+        return result
+
+    async def _settle_unknown(self, missing: Sequence[_Pending]) -> None:
+        """Park the line where a call was begun and nobody knows how it ended: a person says what became of it."""
+        keys = {
+            self._context(pending).idempotency_key: pending
+            for pending in missing
+            if pending.policy is not None
+            and (pending.policy.effect or pending.approval_id)
+            and not pending.policy.idempotent
+        }
+        if not keys:
+            return
+        for key, effect in (await self._recorder.guarded(self._ledger.look(list(keys)))).items():
+            if effect.state == "interrupted":
+                call = keys[key].call
+                data = {"effect": key, "tool": call.tool, "arguments": plain(call.arguments)}
+                await self._parking.park(Waiting(wait_of(key, effect), "person", None, data))
+
+    def _context(self, pending: _Pending) -> ToolContext:
+        call, slot = pending.call, pending.slot
         return ToolContext(
             run_id=self._run_id,
             user_id=self._user_id,
             agent=self._agent,
             step_key=slot.key,
             idempotency_key=digest([self._run_id, slot.key, call.tool, plain(call.arguments)]),
+            approval_id=pending.approval_id,
         )
+
+
+def _name(call: ToolCall) -> str:
+    return _NOT_IN_NAMES.sub("_", call.tool)[:80] or "tool"
 
 
 def outline(content: Any) -> str:

@@ -15,16 +15,19 @@ from typing import Any
 from uuid import UUID
 
 from agents.runtime.answering import Answer, Streaming
+from agents.runtime.approving import Approving
 from agents.runtime.asking import Asker, Attempts, Question, Send
 from agents.runtime.branches import Branch, Gate, Slot, enter_task
 from agents.runtime.calling import Caller
 from agents.runtime.drafting import Ask, Choice, Drafter, identity, outline
+from agents.runtime.effects import Ledger, MemoryLedger
 from agents.runtime.errors import StepFailed
 from agents.runtime.failures import as_run_error
 from agents.runtime.meter import Meter, Totals
 from agents.runtime.parallel import contained, settle
 from agents.runtime.parking import Parking, Room, wait_key
 from agents.runtime.plain import plain
+from agents.runtime.plans import ChangesRequested, Gatekeeper, OpenGate, Plan, PlannedCall, as_plan
 from agents.runtime.ports import (
     Journal,
     ModelPort,
@@ -80,6 +83,8 @@ class RunContext:
         elapsed_s: float = 0.0,
         lost: Usage | None = None,
         options: Options | None = None,
+        gatekeeper: Gatekeeper | None = None,
+        ledger: Ledger | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         """Make the context of one claim of a run.
@@ -110,7 +115,18 @@ class RunContext:
             self.meter.add(lost)
         self._asker = Asker(port, self.meter, agent.models, self.options.attempts, self.left_s)
         self._answer = Answer(port, self._transport, self.options.streaming)
-        self._caller = Caller(toolbox, agent, self.recorder, self.options.max_batch_size, run_id, user_id)
+        self._approving = Approving(gatekeeper or OpenGate(), self.recorder, self._wait_for_people)
+        self._caller = Caller(
+            toolbox,
+            agent,
+            self.recorder,
+            self._approving,
+            self.parking,
+            ledger or MemoryLedger(),
+            self.options.max_batch_size,
+            run_id,
+            user_id,
+        )
 
     # --- models --------------------------------------------------------------------------------------------------
 
@@ -201,14 +217,15 @@ class RunContext:
 
     # --- tools and functions -------------------------------------------------------------------------------------
 
-    async def tools(self, calls: Sequence[ToolCall]) -> tuple[ToolResult, ...]:
+    async def tools(self, calls: Sequence[ToolCall | PlannedCall]) -> tuple[ToolResult, ...]:
         """Run the calls a model asked for, each as a step, and return their results in the same order.
 
         Calls of batchable tools run together; any other runs alone, after those asked for before it. A call that
         fails, times out or names an unknown tool gives a result with ``ok=False``.
         """
         with self.gate.enter("tools") as branch:
-            return await self._caller.run(branch, calls)
+            asked = [call.as_call() if isinstance(call, PlannedCall) else call for call in calls]
+            return await self._caller.run(branch, asked)
 
     async def step(self, name: str, fn: Callable[..., Any], *args: Any) -> Any:
         """Run any function once and return its result as plain JSON, now and on every replay.
@@ -316,6 +333,39 @@ class RunContext:
             raise self.gate.misuse(f"ctx.{what} takes seconds, 0 to {MAX_SLEEP_S:,}, not {seconds!r}.")
         return self.recorder.clock() + timedelta(seconds=seconds)
 
+    async def approve(
+        self,
+        plan: Plan | Sequence[ToolCall | PlannedCall] | dict[str, Any],
+        *,
+        reason: str = "",
+        revise: Callable[[Plan, str], Awaitable[Plan | Sequence[ToolCall | PlannedCall] | dict[str, Any]]]
+        | None = None,
+        name: str = "approve",
+    ) -> Plan:
+        """Ask people to decide on a plan and return it as they decided: perhaps with other arguments.
+
+        The run leaves its worker until then. What the plan's calls may do they may do once: hand ``plan.calls`` to
+        `ctx.tools`. ``revise`` is awaited with the plan and what was said when changes are requested, and what it
+        returns is asked about again.
+
+        Raises:
+            Rejected, ChangesRequested: people decided so; the comment is what they said.
+            PlanAltered: the decision in the database is not what they decided.
+            pydantic.ValidationError: data that is no plan.
+        """
+        wanted = as_plan(plan)
+        while True:
+            try:
+                with self.gate.enter("approve") as branch:
+                    return await self._approving.decide(branch, name, wanted, reason)
+            except ChangesRequested as asked:
+                if revise is None:
+                    raise
+                wanted = as_plan(await revise(wanted, str(asked.extra.get("comment", ""))))
+
+    async def _wait_for_people(self, branch: Branch, slot: Slot, settled: Callable[[Any], Done], data: Any) -> Any:
+        return await self._wait(branch, slot, "person", None, settled, data)
+
     async def _wait(
         self,
         branch: Branch,
@@ -323,6 +373,7 @@ class RunContext:
         kind: WaitKind,
         until: datetime | None,
         settled: Callable[[Any], Done],
+        data: Any = None,
     ) -> Any:
         """Return what the journal has of a wait, or what resolved it, recorded; else park."""
         found = self.recorder.recall(slot)
@@ -333,7 +384,7 @@ class RunContext:
         if key in self.recorder.resolved:
             return await self.recorder.after(branch, slot, settled(self.recorder.resolved[key]))
         await self.recorder.flush(branch)
-        await self.parking.park(Waiting(key, kind, until))
+        await self.parking.park(Waiting(key, kind, until, data))
         raise AssertionError("a parked line does not go on")
 
     # --- values --------------------------------------------------------------------------------------------------

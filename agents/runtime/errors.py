@@ -147,6 +147,12 @@ class JournalUnavailable(RunError):
     slug, title, retriable = "journal-unavailable", "The journal cannot be reached now", True
 
 
+class EffectUnknown(RunError):
+    """A call with effects was begun and nobody knows how it ended: a person has to say."""
+
+    slug, title, retriable = "effect-unknown", "Nobody knows whether a call took effect", True
+
+
 def revive(problem: Mapping[str, Any]) -> RunError:
     """Return the error that `as_problem` described; one of a class no longer known keeps its slug and title."""
     slug = str(problem["type"]).rsplit("/", 1)[-1]

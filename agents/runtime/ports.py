@@ -52,11 +52,15 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What a parked line of a run waits for. ``until`` is the time itself, or the deadline of any other kind."""
+    """What a parked line of a run waits for. ``until`` is the time itself, or the deadline of any other kind.
+
+    ``data`` is what whoever resolves it has to know: of a person, what is asked.
+    """
 
     key: str
     kind: WaitKind
     until: datetime | None = None
+    data: Any = None
 
 
 class Journal(Protocol):
@@ -132,6 +136,8 @@ class ToolContext:
     step_key: str
     #: Stable over retries and crashes of the same call.
     idempotency_key: str
+    #: The decision that lets exactly this call run; "" where nobody had to decide.
+    approval_id: str = ""
 
 
 class ToolBox(Protocol):

@@ -11,6 +11,7 @@ from typing import Any
 from agents.runtime.branches import Branch, Gate, Slot
 from agents.runtime.errors import JournalUnavailable, NotJson, OutputTooLarge, RunError, VersionMismatch, revive
 from agents.runtime.failures import as_run_error
+from agents.runtime.parking import wait_key
 from agents.runtime.plain import canonical, digest, one_line, plain, preview
 from agents.runtime.ports import Journal, Recorded, StepKind, StepRecord, Superseded, Transport
 from agents.runtime.types import Usage
@@ -67,8 +68,8 @@ class Recorder:
         Raises:
             JournalUnavailable: it could not be read.
         """
-        self._recorded = dict(await self._guarded(self._journal.load()))
-        self.resolved = await self._guarded(self._journal.resolved())
+        self._recorded = dict(await self.guarded(self._journal.load()))
+        self.resolved = await self.guarded(self._journal.resolved())
         self._unread = set(self._recorded)
         self.steps = len(self._recorded)
         return list(self._recorded.values())
@@ -77,6 +78,10 @@ class Recorder:
     def replaying(self) -> bool:
         """Whether there are recorded steps that the program has not reached yet."""
         return bool(self._unread)
+
+    def knows(self, key: str) -> bool:
+        """Tell whether the step with this key is recorded, or its wait is over."""
+        return key in self._recorded or wait_key(key) in self.resolved
 
     def take(self, branch: Branch, name: str, kind: StepKind, given: Any, shown: Any = None) -> Slot:
         """Return the place of the next call of that name, whose input is ``given`` (plain)."""
@@ -247,10 +252,10 @@ class Recorder:
     async def progress(self, done: int, total: int | None, note: str) -> None:
         """Tell how far the run is; a replay has told it before."""
         if not self.replaying:
-            await self._guarded(self._journal.progress(done, total, note))
+            await self.guarded(self._journal.progress(done, total, note))
 
     async def _write(self, record: StepRecord) -> None:
-        writing = asyncio.ensure_future(self._guarded(self._journal.record(record)))
+        writing = asyncio.ensure_future(self.guarded(self._journal.record(record)))
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
@@ -265,8 +270,8 @@ class Recorder:
             self.steps += 1
         await self._transport.step(record)
 
-    async def _guarded(self, work: Awaitable[Any]) -> Any:
-        """Await the journal. Whatever it raises stops the run: no program may go on past a step not written down."""
+    async def guarded(self, work: Awaitable[Any]) -> Any:
+        """Await the journal, or the ledger. Whatever it raises stops the run: what is not written is not gone past."""
         try:
             return await work
         except Superseded as gone:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, ParamSpec, TypeVar, overload
@@ -37,6 +37,10 @@ class Tool(Generic[P, R]):
     async_: bool = False
     #: "always" when a person has to agree to every call.
     approval: str | None = None
+    #: What it changes, in words for whoever decides on a call.
+    touches: tuple[str, ...] = ()
+    #: Whether what it does can be undone; None where nobody knows.
+    undoable: bool | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself: no checks, no time limit."""
@@ -70,6 +74,8 @@ def tool(
     idempotent: bool = ...,
     approval: str | None = ...,
     effect: bool = ...,
+    touches: Sequence[str] = ...,
+    undoable: bool | None = ...,
 ) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
 
 
@@ -84,6 +90,8 @@ def tool(
     idempotent: bool = True,
     approval: str | None = None,
     effect: bool = False,
+    touches: Sequence[str] = (),
+    undoable: bool | None = None,
 ) -> Tool[P, R] | Callable[[Callable[P, R]], Tool[P, R]]:
     """Make a function a tool and register it under its name.
 
@@ -100,6 +108,8 @@ def tool(
         idempotent: Running it again with the same arguments changes nothing more.
         approval: "always" when a person has to agree.
         effect: It changes something outside the run.
+        touches: What it changes, in words for whoever decides on a call.
+        undoable: Whether what it does can be undone; None where nobody knows.
 
     Raises:
         TypeError: a parameter has no type hint, or is variadic.
@@ -109,7 +119,7 @@ def tool(
     def register(function: Callable[P, R]) -> Tool[P, R]:
         check(function)
         policy = ToolPolicy(batchable=batchable, idempotent=idempotent, effect=effect, timeout_s=timeout_s)
-        made = Tool(function, name or function.__name__, policy, async_, approval)
+        made = Tool(function, name or function.__name__, policy, async_, approval, tuple(touches), undoable)
         known = _tools.get(made.name)
         if known is not None and _place(known.fn) != _place(function):
             raise ValueError(f"there is a tool named {made.name!r} already, in {known.fn.__module__}")

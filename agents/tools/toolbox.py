@@ -112,7 +112,7 @@ class LocalToolBox:
             tool = self.get(call.tool)
         except UnknownTool as error:
             return _failure(call, "unknown-tool", str(error))
-        if tool.approval:
+        if tool.approval and not context.approval_id:
             return _failure(call, "approval-required", f"{tool.name} runs only after a person has approved the call.")
         try:
             arguments = tool.signature.validate(call.arguments)

@@ -93,7 +93,9 @@ def test_names_of_ones_own_are_never_respelled() -> None:
 
 
 def test_a_key_that_yaml_reads_as_a_truth_value_stays_a_key() -> None:
-    assert faults("on: 1\n") == ["1: on: unknown key; known here: agents, endpoints, lanes, models, programs, tools"]
+    assert faults("on: 1\n") == [
+        "1: on: unknown key; known here: agents, approvals, endpoints, lanes, models, programs, tools"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from agents.runtime.context import RunContext
+from agents.runtime.plans import Plan, PlannedCall
 from agents.runtime.program import program
-from agents.runtime.types import Message
+from agents.runtime.types import Message, ToolCall
+from agents.tools.registry import tool
 
 
 def note(file: str, word: str) -> str:
@@ -69,3 +71,39 @@ async def patiently(ctx: RunContext) -> dict[str, Any]:
     _, paid = await ctx.gather(ctx.sleep(3600), ctx.wait_event("paid", timeout_s=7200))
     await ctx.step("after", note, file, "after")
     return {"paid": paid, "age_over_an_hour": ctx._age_s() > 3600}
+
+
+@tool(batchable=False, effect=True, idempotent=False, touches=["the test's ledger"], undoable=False)
+def test_pay(file: str, amount_usd: float) -> str:
+    """Pay somebody."""
+    return note(file, f"paid-{amount_usd:g}")
+
+
+@program("test-pays")
+async def pays(ctx: RunContext) -> dict[str, Any]:
+    """Pay what the input says."""
+    calls = [
+        ToolCall(id=str(place), tool="test_pay", arguments={"file": ctx.input["file"], "amount_usd": amount})
+        for place, amount in enumerate(ctx.input["amounts"])
+    ]
+    return {"results": [[result.ok, result.error, result.content] for result in await ctx.tools(calls)]}
+
+
+@program("test-plans")
+async def plans(ctx: RunContext) -> dict[str, Any]:
+    """Ask about all payments as one plan, revise it as often as changes are requested, then pay."""
+    file = ctx.input["file"]
+
+    def payments(amounts: list[float]) -> Plan:
+        calls = tuple(
+            PlannedCall(id=str(n), tool="test_pay", arguments={"file": file, "amount_usd": amount}, why="It is due.")
+            for n, amount in enumerate(amounts, 1)
+        )
+        return Plan(title="Pay the suppliers", summary="What is due this week.", calls=calls)
+
+    async def revise(plan: Plan, comment: str) -> Plan:
+        return payments([call.arguments["amount_usd"] / 2 for call in plan.calls])
+
+    plan = await ctx.approve(payments(ctx.input["amounts"]), reason="money leaves the house", revise=revise)
+    results = await ctx.tools(plan.calls)
+    return {"results": [[result.ok, result.error, result.content] for result in results]}

@@ -1,0 +1,76 @@
+"""What the site says of approvals, to the runtime: its rules, and the seal of what people decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.utils.crypto import constant_time_compare, salted_hmac
+
+from agents import registry, services
+from agents.approval_rules import Rule, Rules, Situation
+from agents.models import Run
+from agents.runtime.plans import Decided, PlannedCall
+from agents.runtime.types import ToolCall
+from agents.tools.toolbox import LocalToolBox, UnknownTool
+
+#: The rule of a tool that says of itself that a person has to agree to every call.
+ALWAYS = Rule(name="the tool's own", tools=("*",))
+
+
+@dataclass(frozen=True, slots=True)
+class SiteGatekeeper:
+    """The rules of the newest load, for one run."""
+
+    run_id: str
+    rules: Rules
+    where: Situation
+    toolbox: LocalToolBox
+
+    @classmethod
+    def of(cls, run: Run) -> SiteGatekeeper:
+        """Return what the newest load says of a run: for whoever looks at it from outside."""
+        known = registry.current()
+        where = Situation(
+            run.agent.name, run.endpoint.name, run.mode, first_run_of_version=not run.agent.has_succeeded()
+        )
+        return cls(str(run.pk), known.approvals, where, services.toolbox(known.tool_overrides))
+
+    def asks(self, call: ToolCall) -> Mapping[str, Any] | None:
+        """Return the rules that want a person to decide on the call."""
+        try:
+            tool = self.toolbox.get(call.tool)
+        except UnknownTool:
+            return None  # it does not run at all
+        found = self.rules.for_call(
+            call.tool, call.arguments, self.where, has_effects=tool.policy.effect or not tool.policy.idempotent
+        )
+        if tool.approval and not found:
+            found = [ALWAYS]
+        return {"tool": call.tool, "rules": [rule.as_json() for rule in found]} if found else None
+
+    def planned(self, call: ToolCall) -> PlannedCall:
+        """Return the call as a person reads it."""
+        try:
+            tool = self.toolbox.get(call.tool)
+        except UnknownTool:
+            return PlannedCall(id=call.id, tool=call.tool, arguments=call.arguments)
+        return PlannedCall(
+            id=call.id,
+            tool=call.tool,
+            arguments=call.arguments,
+            touches=tool.touches,
+            undoable=True if not tool.policy.effect else tool.undoable,
+        )
+
+    def holds(self, decided: Decided) -> bool:
+        """Tell whether the site made the seal, for this run."""
+        return decided.run_id == self.run_id and constant_time_compare(decided.seal, seal(decided))
+
+
+def seal(decided: Decided) -> str:
+    """Return the seal of a decision, made with the site's secret key."""
+    bound = (decided.approval_id, decided.run_id, decided.wait_key, decided.decision, decided.plan_hash)
+    text = "\n".join(bound)
+    return salted_hmac("astra.approvals", text, algorithm="sha256").hexdigest()

@@ -1,0 +1,146 @@
+"""Asking people: a program's plan, and the calls of a turn that the site's rules want decided."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+from agents.runtime.branches import Branch, Slot
+from agents.runtime.parking import wait_key
+from agents.runtime.plain import plain
+from agents.runtime.plans import ChangesRequested, Decided, Gatekeeper, Plan, Rejected, call_key, read
+from agents.runtime.recorder import Done, Recorder
+from agents.runtime.types import ToolCall, ToolResult
+
+#: The name of the step in which people decide on calls that a model asked for, before the number of the turn.
+GATED = "approve calls"
+
+
+class Wait(Protocol):
+    """Parks the line until a person has decided: `RunContext._wait`."""
+
+    def __call__(self, branch: Branch, slot: Slot, settled: Callable[[Any], Done], data: Any) -> Awaitable[Any]:
+        """Return what the journal has of the decision, or what resolved the wait; else park."""
+
+
+class Approving:
+    """What people allowed this run to do."""
+
+    def __init__(self, gatekeeper: Gatekeeper, recorder: Recorder, wait: Wait) -> None:
+        self._gatekeeper = gatekeeper
+        self._recorder = recorder
+        self._wait = wait
+        #: By call, the decisions that let it run and that it has yet to use up: it may run once for each time it stands
+        #: in a decided plan.
+        self._allowed: defaultdict[str, deque[str]] = defaultdict(deque)
+
+    async def decide(self, branch: Branch, name: str, plan: Plan, reason: str) -> Plan:
+        """Return the plan as people decided on it; its calls may then run.
+
+        Raises:
+            Rejected, ChangesRequested: and what they said.
+            PlanAltered: the decision in the database is not theirs.
+        """
+        given = {"plan": plain(plan), "reason": reason}
+        slot = self._recorder.take(branch, name, "wait", given)
+        whys = [
+            {"call": call.id, **why}
+            for call in plan.calls
+            if (why := self._gatekeeper.asks(call.as_call())) is not None
+        ]
+        decided = await self._ask(branch, slot, plan, reason, whys)
+        if decided.decision == "reject":
+            raise Rejected(_said("The plan was rejected", decided), comment=decided.comment)
+        if decided.decision == "request_changes":
+            raise ChangesRequested(_said("Changes were requested", decided), comment=decided.comment)
+        for call in decided.plan.calls:
+            self._allowed[call_key(call.tool, call.arguments)].append(decided.approval_id)
+        return decided.plan
+
+    async def gate(
+        self, branch: Branch, calls: Sequence[ToolCall], done: Collection[int]
+    ) -> tuple[list[ToolCall], dict[int, ToolResult], dict[int, str]]:
+        """Ask about the calls that people must decide on; not about those at the places ``done``, which have run.
+
+        Returns:
+            The calls with the arguments that they may run with; refusals by place; and by place the decision that lets
+            it run.
+        """
+        # Named after the turn: a decision on a later turn's calls is not taken for one on these.
+        turn = branch.counts["/tools"] = branch.counts.get("/tools", 0) + 1
+        name = f"{GATED} {turn}"
+        calls = list(calls)
+        refused: dict[int, ToolResult] = {}
+        approved: dict[int, str] = {}
+        for place, call in enumerate(calls):
+            decisions = self._allowed[call_key(call.tool, call.arguments)]
+            if decisions:
+                approved[place] = decisions.popleft()
+        while True:
+            settled = approved.keys() | refused.keys()
+            whys = {
+                place: why
+                for place, call in enumerate(calls)
+                if place not in settled and place not in done and (why := self._gatekeeper.asks(call)) is not None
+            }
+            if not whys and not self._recorder.knows(branch.peek_key(name)):
+                return calls, refused, approved
+            slot = self._recorder.take(branch, name, "wait", {"calls": plain(calls)})
+            asked = [self._gatekeeper.planned(calls[place]).model_copy(update={"id": _id(place)}) for place in whys]
+            plan = Plan(calls=tuple(asked))
+            reasons = [{"call": _id(place), **why} for place, why in whys.items()]
+            decided = await self._ask(branch, slot, plan, "", reasons)
+            before = len(settled)
+            self._apply(decided, calls, refused, approved)
+            if len(approved) + len(refused) == before and whys:
+                return calls, {**refused, **{p: _refusal(calls[p], "rejected", decided) for p in whys}}, approved
+
+    def _apply(
+        self, decided: Decided, calls: list[ToolCall], refused: dict[int, ToolResult], approved: dict[int, str]
+    ) -> None:
+        kept = {call.id: call for call in decided.plan.calls}
+        for place, call in enumerate(calls):
+            if _id(place) not in decided.asked or place in approved or place in refused:
+                continue
+            if decided.decision in ("reject", "request_changes"):
+                slug = "rejected" if decided.decision == "reject" else "changes-requested"
+                refused[place] = _refusal(call, slug, decided)
+            elif _id(place) not in kept or kept[_id(place)].tool != call.tool:
+                refused[place] = _refusal(call, "removed", decided)
+            else:
+                calls[place] = call.model_copy(update={"arguments": kept[_id(place)].arguments})
+                approved[place] = decided.approval_id
+
+    async def _ask(
+        self, branch: Branch, slot: Slot, plan: Plan, reason: str, whys: Sequence[Mapping[str, Any]]
+    ) -> Decided:
+        data = {"plan": plain(plan), "plan_hash": plan.hash, "reason": reason, "rules": plain(list(whys))}
+        key = wait_key(slot.key)
+
+        def settled(result: Any) -> Done:
+            decided = read(result, key, self._gatekeeper)
+            return Done(plain(decided), _said(decided.decision.replace("_", " ").capitalize(), decided))
+
+        return read(await self._wait(branch, slot, settled, data), key, self._gatekeeper)
+
+
+def _id(place: int) -> str:
+    """Return what a call is called in the plan: a model may give two of them one id."""
+    return str(place + 1)
+
+
+def _said(words: str, decided: Decided) -> str:
+    by = f" by {', '.join(decided.by)}" if decided.by else ""
+    return f"{words}{by}: {decided.comment}" if decided.comment else f"{words}{by}."
+
+
+_WORDS = {
+    "rejected": "A person rejected this call",
+    "changes-requested": "A person wants this done differently",
+    "removed": "A person took this call out of the plan",
+}
+
+
+def _refusal(call: ToolCall, slug: str, decided: Decided) -> ToolResult:
+    return ToolResult(call_id=call.id, tool=call.tool, ok=False, error=slug, content=_said(_WORDS[slug], decided))

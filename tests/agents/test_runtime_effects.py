@@ -1,0 +1,153 @@
+"""Effects: what changes the world outside happens once, or a person says what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from agents.runtime.context import RunContext
+from agents.runtime.effects import Effect, MemoryLedger
+from agents.runtime.parking import RunParked
+from agents.runtime.plain import plain
+from agents.runtime.ports import Superseded, ToolContext, ToolPolicy, Waiting
+from agents.runtime.types import ToolCall, ToolResult
+from tests.support.scripted import JsonJournal, ScriptedTools, call, go
+from tests.support.virtual_time import run
+
+PAY = ToolPolicy(effect=True, idempotent=False)
+PUT = ToolPolicy(effect=True, idempotent=True)
+
+
+class Case:
+    """A program that pays once, run again and again on one journal and one ledger."""
+
+    def __init__(self, policy: ToolPolicy = PAY) -> None:
+        self.journal, self.ledger = JsonJournal(), MemoryLedger()
+        self.paid: list[str] = []
+        self.dies = False
+        self.answer: Any = {"receipt": 7}
+        self.toolbox = ScriptedTools({"write": self._pay}, {"write": policy})
+
+    def _pay(self, call: ToolCall, context: ToolContext) -> Any:
+        self.paid.append(context.idempotency_key)
+        if self.dies:
+            raise asyncio.CancelledError  # the process is gone before the result is anywhere
+        return self.answer
+
+    async def program(self, ctx: RunContext) -> Any:
+        (result,) = await ctx.tools([call("write", "c1", amount=5)])
+        return [result.ok, result.error, result.content]
+
+    def go(self) -> Any:
+        return run(go(self.program, self.journal, toolbox=self.toolbox, ledger=self.ledger)).output
+
+    def crash(self) -> None:
+        self.dies = True
+        with pytest.raises(BaseException):  # noqa: B017, PT011  # however a dying process ends
+            self.go()
+        self.dies = False
+
+    def asked(self) -> Waiting:
+        with pytest.raises(RunParked) as caught:
+            self.go()
+        (wait,) = caught.value.waits
+        return wait
+
+    def settle(self, effect: Effect) -> None:
+        (key,) = self.ledger.effects
+        self.ledger.effects[key] = effect
+
+
+def test_a_call_with_effects_is_written_down_before_and_after() -> None:
+    case = Case()
+    assert case.go() == [True, None, {"receipt": 7}]
+    (effect,) = case.ledger.effects.values()
+    assert (effect.state, effect.attempt) == ("done", 1)
+    assert case.go() == [True, None, {"receipt": 7}]
+    assert len(case.paid) == 1
+
+
+def test_one_that_was_done_but_not_recorded_is_not_done_again() -> None:
+    case = Case()
+    case.journal.cut_after = 0  # its process dies between the effect and the step
+    with pytest.raises(Superseded):
+        case.go()
+    assert case.journal.keys == []
+    case.journal.cut_after = None
+    assert case.go() == [True, None, {"receipt": 7}]
+    assert len(case.paid) == 1
+
+
+def test_after_a_crash_an_idempotent_call_is_repeated_under_its_key() -> None:
+    case = Case(PUT)
+    case.crash()
+    assert case.go() == [True, None, {"receipt": 7}]
+    assert len(case.paid) == 2
+    assert len(set(case.paid)) == 1
+
+
+def test_after_a_crash_any_other_waits_for_a_person() -> None:
+    case = Case()
+    case.crash()
+    wait = case.asked()
+    assert (wait.kind, wait.data["tool"], wait.data["arguments"]) == ("person", "write", {"amount": 5})
+    assert wait.key == f"effect:{wait.data['effect']}:1"
+    assert case.asked() == wait, "nobody has said anything yet"
+    assert len(case.paid) == 1
+
+
+def test_a_person_says_that_it_happened() -> None:
+    case = Case()
+    case.crash()
+    case.asked()
+    result = ToolResult(call_id="c1", tool="write", content="It did: receipt 9.")
+    case.settle(Effect("done", plain(result), 1))
+    assert case.go() == [True, None, "It did: receipt 9."]
+    assert len(case.paid) == 1
+
+
+def test_a_person_says_do_it_again_and_another_crash_asks_again() -> None:
+    case = Case()
+    case.crash()
+    first = case.asked()
+    case.settle(Effect("fresh", None, 1))
+    case.crash()
+    second = case.asked()
+    assert second.key != first.key
+    case.settle(Effect("fresh", None, 2))
+    assert case.go() == [True, None, {"receipt": 7}]
+    assert len(case.paid) == 3
+
+
+def test_a_person_gives_it_up_and_the_model_reads_so() -> None:
+    case = Case()
+    case.crash()
+    case.asked()
+    case.settle(Effect("given-up", None, 1))
+    ok, error, content = case.go()
+    assert (ok, error) == (False, "given-up")
+    assert "not to be repeated" in content
+    assert len(case.paid) == 1
+
+
+def test_a_call_that_ran_out_of_time_may_have_happened() -> None:
+    case = Case()
+    case.answer = ToolResult(call_id="c1", tool="write", ok=False, error="timeout", content="too late")
+    wait = case.asked()
+    assert wait.key.endswith(":1")
+    assert [record.key for record in case.journal.failures] == ["write#1"]
+    assert case.journal.keys == []
+
+
+def test_an_idempotent_call_that_ran_out_of_time_is_a_result_as_ever() -> None:
+    case = Case(PUT)
+    case.answer = ToolResult(call_id="c1", tool="write", ok=False, error="timeout", content="too late")
+    assert case.go() == [False, "timeout", "too late"]
+
+
+def test_a_tool_without_effects_is_in_no_ledger() -> None:
+    case = Case(ToolPolicy())
+    case.go()
+    assert case.ledger.effects == {}
