@@ -113,6 +113,7 @@ INSTALLED_APPS = [
     "audit",
     "jobs",
     "agents",
+    "approvals",
     "astra_site",
 ]
 MIDDLEWARE = [

@@ -24,6 +24,7 @@ urlpatterns = [
     path("admin/password_change/", login.change_password),
     path("admin/", admin.site.urls),
     path("api/v1/", include("astra_site.api")),
+    path("approvals/", include("approvals.urls")),
     path("chat/", include("agents.chat.urls")),
     path("console/", include("astra_site.console.urls")),
     path("problems/", problems.index, name="problems"),

@@ -1,0 +1,1 @@
+"""People decide: requests, decisions, deadlines."""

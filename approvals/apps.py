@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class ApprovalsConfig(AppConfig):
+    name = "approvals"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Ask people when a run parks for them, drop what a run no longer waits for, and watch the deadlines."""
+        from agents import parked
+        from approvals import asking, deadlines
+        from jobs import sweeps
+
+        parked.hooks.on_parked = asking.ask
+        parked.hooks.on_left = asking.supersede
+        sweeps.register_sweep("approval deadlines", deadlines.sweep, every_s=deadlines.SWEEP_EVERY_S)

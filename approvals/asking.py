@@ -1,0 +1,150 @@
+"""Asking: a run that parks for people makes requests, in the transaction in which it parks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from agents.approval_rules import Rule
+from approvals.terms import EFFECT_GROUPS, terms_of
+from audit import trail
+from audit.trail import SYSTEM
+from jobs.handlers import WaitFor
+from jobs.ids import uuid7
+from jobs.script import Script
+
+#: Arguments that tell what a call is about in money, by their names.
+_AMOUNTS = ("amount_usd", "usd", "amount", "price_usd", "total_usd")
+MAX_TITLE = 300
+
+
+def ask(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
+    """Make a request of each wait that people resolve. One that is pending stays as it is."""
+    for wait in waits:
+        if wait.data is None:
+            continue
+        values = _values(wait)
+        made = yield (
+            "INSERT INTO approvals_approval (id, kind, run_id, wait_key, requested_by_id, agent, agent_version,"
+            " endpoint, title, reason, rules, asked_plan, plan, plan_hash, flagged, effect_id, tools, amount_usd,"
+            " version, revises_id, state, groups, users, quorum, not_own, links, webhook, deadline, sort_at,"
+            " auto_action, remind_at, escalate_at, escalate_to, decided_by, decision, comment)"
+            " SELECT %(id)s, %(kind)s, r.job_id, %(key)s, r.user_id, v.name, v.version, e.name, %(title)s, %(reason)s,"
+            " %(rules)s, %(plan)s, %(plan)s, %(hash)s, %(flagged)s,"
+            " (SELECT id FROM agents_effect WHERE key = %(effect)s), %(tools)s, %(amount)s,"
+            " coalesce(before.version, 0) + 1, before.id, 'pending', %(groups)s, %(users)s, %(quorum)s, %(not_own)s,"
+            " %(links)s, %(webhook)s, now() + make_interval(secs => %(deadline_s)s),"
+            " now() + make_interval(secs => coalesce(%(deadline_s)s, 0)), %(auto)s,"
+            " now() + make_interval(secs => %(remind_s)s), now() + make_interval(secs => %(escalate_s)s), %(to)s,"
+            " '{}', '', ''"
+            " FROM agents_run r JOIN agents_agentversion v ON v.id = r.agent_id"
+            " JOIN agents_endpoint e ON e.id = r.endpoint_id"
+            # The plan that people wanted changed: this one is its next version.
+            " LEFT JOIN LATERAL (SELECT a.id, a.version, a.decision FROM approvals_approval a"
+            "   WHERE a.run_id = r.job_id AND a.kind = %(kind)s ORDER BY a.id DESC LIMIT 1) before"
+            "   ON before.decision = 'request_changes'"
+            " WHERE r.job_id = %(run)s"
+            " ON CONFLICT (run_id, wait_key) WHERE state = 'pending' DO NOTHING RETURNING id, version",
+            values | {"run": run_id},
+        )
+        for row in made:
+            yield trail.statement(
+                SYSTEM,
+                "approval.request",
+                "approval",
+                row["id"],
+                after={
+                    "run": str(run_id),
+                    "title": values["title"],
+                    "plan_hash": values["hash"],
+                    "version": row["version"],
+                    "groups": values["groups"],
+                    "users": values["users"],
+                },
+            )
+
+
+def supersede(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
+    """Drop the requests that a run no longer waits for: all but those of ``waits``."""
+    dropped = yield (
+        "UPDATE approvals_approval SET state = 'superseded', decided_at = now(), claimed_by_id = NULL,"
+        " claimed_until = NULL WHERE run_id = %s AND state = 'pending' AND NOT wait_key = ANY(%s) RETURNING id",
+        [run_id, [wait.key for wait in waits]],
+    )
+    for row in dropped:
+        yield trail.statement(SYSTEM, "approval.supersede", "approval", row["id"], after={"run": str(run_id)})
+
+
+def _values(wait: WaitFor) -> dict[str, Any]:
+    data = wait.data
+    whys = data.get("rules", ())
+    rules = [Rule.from_json(kept) for why in whys for kept in why["rules"]]
+    terms = terms_of(rules)
+    plan = data.get("plan")
+    calls = plan["calls"] if plan else [{"tool": data["tool"], "arguments": data["arguments"]}]
+    words = dict.fromkeys(rule.words() for rule in rules)
+    reason = data.get("reason") or "; ".join(words)
+    if not plan:
+        reason = data.get("reason") or "It was begun, and nobody knows whether it took effect."
+    span = terms.deadline.total_seconds()
+    return {
+        "id": uuid7(),
+        "kind": "plan" if plan else "effect",
+        "key": wait.key,
+        "title": title_of(plan, calls),
+        "reason": reason.replace("\0", ""),
+        "rules": Jsonb(list({rule.name: rule.as_json() for rule in rules}.values())),
+        "plan": Jsonb(plan) if plan else None,
+        "hash": data.get("plan_hash", ""),
+        "flagged": [why["call"] for why in whys if any(kept.get("per_step") for kept in why["rules"])],
+        "effect": data.get("effect", ""),
+        "tools": list(dict.fromkeys(call["tool"] for call in calls)),
+        "amount": amount_of(calls),
+        "groups": list(terms.groups if plan or rules else EFFECT_GROUPS),
+        "users": list(terms.users),
+        "quorum": terms.quorum if plan else 1,
+        "not_own": terms.not_own and bool(plan),
+        "links": terms.links and bool(rules and plan),
+        "webhook": terms.webhook and bool(rules and plan),
+        # Nobody knows what became of an effect until somebody says: there is no deadline for that.
+        "deadline_s": span if plan else None,
+        "auto": terms.auto_action,
+        "remind_s": span - terms.remind.total_seconds() if terms.remind and plan else None,
+        "escalate_s": terms.escalate_after.total_seconds() if terms.escalate_after and plan else None,
+        "to": terms.escalate_to,
+    }
+
+
+def amount_of(calls: Sequence[Mapping[str, Any]]) -> Decimal | None:
+    """Return what the calls are about in USD, as far as their arguments say; None if none does."""
+    found = []
+    for call in calls:
+        for name in _AMOUNTS:
+            value = call["arguments"].get(name)
+            if isinstance(value, int | float | str) and not isinstance(value, bool):
+                try:
+                    amount = Decimal(str(value))
+                except InvalidOperation:
+                    continue
+                if amount.is_finite() and abs(amount) < Decimal(10) ** 12:
+                    found.append(amount)
+                    break
+    total = sum(found, Decimal(0))
+    return total if found and abs(total) < Decimal(10) ** 15 else None
+
+
+def title_of(plan: Mapping[str, Any] | None, calls: Sequence[Mapping[str, Any]]) -> str:
+    """Say in a line what a request is about."""
+    if plan and plan.get("title"):
+        text = str(plan["title"])
+    elif not calls:
+        text = "An empty plan"
+    else:
+        arguments = ", ".join(f"{name} {value}" for name, value in list(calls[0]["arguments"].items())[:3])
+        more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""
+        text = f"{calls[0]['tool']}{f' ({arguments})' if arguments else ''}{more}"
+    return " ".join(text.replace("\0", "").split())[:MAX_TITLE]

@@ -1,0 +1,80 @@
+"""The one order of locks: the run's job, then the request. As a run that parks or ends takes them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from approvals.errors import AlreadyDecided, MayNot, UnknownApproval
+from approvals.models import Approval
+from approvals.models.approval import Person, groups_of
+from jobs import script
+from jobs.transitions import lock
+
+
+def locked(approval_id: UUID) -> Approval:
+    """Lock a request and the job of its run, in the caller's transaction, and return it.
+
+    Raises:
+        UnknownApproval: there is none.
+    """
+    run_id = Approval.objects.filter(pk=approval_id).values_list("run_id", flat=True).first()
+    if run_id is not None and script.run(lock(run_id)) is not None:
+        found = Approval.objects.select_for_update(of=("self",)).filter(pk=approval_id).first()
+        if found is not None:
+            return found
+    raise UnknownApproval(f"There is no approval {approval_id}.")
+
+
+def refuse_decided(approval: Approval) -> None:
+    """Refuse what only a pending request allows.
+
+    Raises:
+        AlreadyDecided: and by whom.
+    """
+    if approval.state != Approval.State.PENDING:
+        raise AlreadyDecided(decided_words(approval), state=approval.state, decision=approval.decision)
+
+
+def decided_words(approval: Approval) -> str:
+    """Say how a request ended and who saw to it."""
+    if approval.state == Approval.State.EXPIRED:
+        return "Nobody decided in time, so it has expired."
+    if not approval.decision:
+        return "The run needs no answer any more."
+    by = f" by {' and '.join(approval.decided_by)}" if approval.decided_by else ""
+    words = {
+        "approve": "It was approved{by} already.",
+        "approve_with_changes": "It was approved with changes{by} already.",
+        "request_changes": "Changes were requested{by} already.",
+        "reject": "It was rejected{by} already.",
+        "happened": "It was settled{by} already: it happened.",
+        "again": "It was settled{by} already: it is done again.",
+        "give_up": "It was settled{by} already: it was given up.",
+    }
+    return words[approval.decision].format(by=by)
+
+
+def why_not(approval: Approval, user: Person) -> str:
+    """Return why a person may not decide on a request; nothing if they may."""
+    if user.get_username() not in approval.users and not groups_of(user) & set(approval.groups):
+        return f"Only {who_may(approval)} may decide on this."
+    if approval.not_own and approval.requested_by_id == user.pk:
+        return "You asked for this yourself, so somebody else has to decide."
+    return ""
+
+
+def refuse_others(approval: Approval, user: Person) -> None:
+    """Refuse whoever may not decide.
+
+    Raises:
+        MayNot: and who may.
+        UnknownApproval: they may not even know of it.
+    """
+    if why := why_not(approval, user):
+        raise MayNot(why)
+
+
+def who_may(approval: Approval) -> str:
+    """Name the groups and people that may decide."""
+    named = [*(f"the group {name}" for name in approval.groups), *approval.users]
+    return " or ".join(named) or "nobody"

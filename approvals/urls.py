@@ -1,0 +1,7 @@
+"""Where people decide."""
+
+from __future__ import annotations
+
+from django.urls import URLPattern
+
+urlpatterns: list[URLPattern] = []
