@@ -144,9 +144,10 @@ class Rules:
             and all(condition.holds(arguments) for condition in rule.conditions)
         ]
 
-    def touches(self, tool: str) -> list[Rule]:
-        """Return the rules that may want a person for some call of a tool."""
-        return [rule for rule in self.rules if rule.tools and _named(tool, rule.tools)]
+    def may_ask(self, tool: str, *, agent: str, endpoint: str, mode: str) -> list[Rule]:
+        """Return the rules that may want a person for some call of a tool, in some run of an endpoint."""
+        where = Situation(agent, endpoint, mode, first_run_of_version=True)
+        return [rule for rule in self.rules if rule.tools and _named(tool, rule.tools) and _fits(rule, where)]
 
 
 def _fits(rule: Rule, where: Situation) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from agents import modes
-from agents.approval_rules import OPERATORS, Condition, Rule, read_condition
+from agents.approval_rules import OPERATORS, Condition, Rule, Rules, read_condition
 from agents.config.checks import Found
 from agents.config.faults import Path, nearest, snake
 from agents.config.sections import Agent, Endpoint, Section, Text
@@ -109,8 +109,11 @@ def check(
     Args:
         tools: the JSON schemas of the arguments, by tool.
     """
+    called: dict[str, int] = {}
     for place, rule in enumerate(rules):
         here: Path = ("approvals", place, "when")
+        if rule.name is not None and called.setdefault(rule.name, place) != place:
+            yield ("approvals", place, "name"), f"rule {called[rule.name] + 1} is called {rule.name!r} already"
         if not rule.when:
             yield here, "say when: a tool, an agent, an endpoint, a mode, or a comparison of an argument"
         for key, value in rule.when.items():
@@ -120,6 +123,26 @@ def check(
         yield from _names((*here, "endpoint"), _when(rule.when, "endpoint"), list(endpoints), "endpoint")
         yield from _names((*here, "mode"), _when(rule.when, "mode"), list(modes.POLICIES), "mode")
         yield from _arguments(here, rule, tools)
+
+
+def endpoint(
+    name: str, it: Endpoint, agents: Mapping[str, Agent], rules: Sequence[Approval], always: Collection[str]
+) -> Found:
+    """Check that an endpoint whose runs cannot wait for people has no tool that people decide on.
+
+    Args:
+        always: the tools of which every call is decided on.
+    """
+    if it.mode not in modes.POLICIES or modes.policy(it.mode).pause != "shard-restart" or it.agent not in agents:
+        return
+    rows = Rules(tuple(rule.rule(place) for place, rule in enumerate(rules)))
+    where = {"agent": it.agent, "endpoint": name, "mode": it.mode}
+    for tool in agents[it.agent].tools:
+        if tool in always or rows.may_ask(tool, **where):
+            yield (
+                ("endpoints", name, "agent"),
+                f"runs of mode {it.mode} cannot wait for people, and {it.agent} has {tool}, which people decide on",
+            )
 
 
 def _key(here: Path, key: str, value: Any) -> Found:

@@ -107,6 +107,10 @@ class _Reading:
             self._add(chat.endpoint(name, endpoint, config.endpoints, self._names("endpoints")))
         schemas = {name: tool.spec.parameters for name, tool in tools.items()}
         self._add(approvals.check(config.approvals, schemas, config.agents, config.endpoints))
+        always = {name for name, tool in tools.items() if tool.approval}
+        always |= {entry.id for entry in config.tools.catalog if entry.approval}
+        for name, endpoint in config.endpoints.items():
+            self._add(approvals.endpoint(name, endpoint, config.agents, config.approvals, always))
         for name, lane in config.lanes.items():
             if not lanes.is_lane(name):
                 self._add([(("lanes", name), f"there is no lane {name!r}; {nearest(name, lanes.DEFAULT_SLOTS)}")])

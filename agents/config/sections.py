@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -154,11 +154,12 @@ class Batching(Section):
 class CatalogEntry(Section):
     """`tools.catalog[]`: how one tool is run, where the file knows better than the tool's own declaration."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"async", "poll_interval_ms", "approval"})
+    later: ClassVar[frozenset[str]] = frozenset({"async", "poll_interval_ms"})
 
     id: Text
     batchable: bool | None = None
     idempotent: bool | None = None
+    approval: Literal["always"] | None = None
     timeout_ms: int | None = Field(default=None, ge=1, le=86_400_000)
 
 

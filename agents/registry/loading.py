@@ -201,7 +201,7 @@ def tool_settings(config: Config) -> dict[str, Any]:
     batching = config.tools.batching
     overrides: dict[str, dict[str, Any]] = {}
     for entry in config.tools.catalog:
-        said = entry.model_dump(include={"batchable", "idempotent"}, exclude_none=True)
+        said = entry.model_dump(include={"batchable", "idempotent", "approval"}, exclude_none=True)
         if entry.timeout_ms is not None:
             said["timeout_s"] = entry.timeout_ms / 1000
         overrides[entry.id] = said

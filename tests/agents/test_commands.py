@@ -70,9 +70,47 @@ def test_a_faulty_file_loads_nothing_and_says_all_that_is_wrong(tmp_path: Path) 
     assert not Endpoint.objects.exists()
 
 
-def test_explaining_approvals_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="--explain is not supported yet"):
-        run("load_agents", write(BASE, tmp_path), "--explain")
+PAYING = """
+programs: [tests.support.programs]
+agents:
+  payer: {version: 1, instructions: Pay., model: demo, program: test-pays, tools: [test_pay, file_read]}
+endpoints:
+  pay.v1: {agent: payer, mode: async-queue, input: {type: object}}
+approvals:
+  - {when: {tool: test_pay, "amount_usd >": 100}, not_own: true, deadline_h: 4}
+  - {name: huge, when: {tool: test_pay, "amount_usd >": 1000}, group: finance, quorum: 2, auto_action: return}
+  - {when: {agent: payer, first_run_of_version: true}, users: olga}
+"""
+
+
+def test_explaining_says_for_each_tool_who_decides_and_loads_nothing(tmp_path: Path) -> None:
+    out, _ = run("load_agents", write(PAYING, tmp_path), "--explain")
+    assert out.splitlines() == [
+        "pay.v1 (payer, async-queue)",
+        "  test_pay     asks when amount_usd > 100: the group reviewer, never whoever asked, within 4 h, else rejected",
+        "               asks when amount_usd > 1000: 2 of the group finance, within 24 h, else given back to the agent",
+        "               asks when no run of the version has succeeded: olga, within 24 h, else rejected",
+        "               else runs at once",
+        "  file_read    runs at once",
+        "  ctx.approve  asks: the group reviewer, within 24 h, else rejected, or as the rules of its calls say",
+    ]
+    assert not AgentVersion.objects.exists()
+
+
+def test_explaining_a_call_says_what_becomes_of_it(tmp_path: Path) -> None:
+    calls = ['test_pay {"file": "a", "amount_usd": 20}', 'test_pay {"file": "a", "amount_usd": 5000}']
+    out, _ = run("load_agents", write(PAYING, tmp_path), "--explain", call=calls)
+    first, second = out.split(calls[1])
+    assert "  pay.v1: runs at once\n" in first
+    assert "  pay.v1, until a run of the version has succeeded: waits for olga" in first
+    assert "  pay.v1: waits for 2 of the group finance, never whoever asked, within 4 h" in second
+    assert "    because of huge: test_pay with amount_usd > 1000\n" in second
+
+
+@pytest.mark.parametrize("call", ["", "test_pay {", "test_pay [1]", "file_write {}", '{"tool": "test_pay"}'])
+def test_explaining_what_is_no_call_is_refused(tmp_path: Path, call: str) -> None:
+    with pytest.raises(CommandError, match=r"A call is a tool|has a tool"):
+        run("load_agents", write(PAYING, tmp_path), "--explain", call=[call])
 
 
 def test_a_token_stands_alone_on_stdout_and_works() -> None:

@@ -182,7 +182,6 @@ def test_a_fault_is_named_with_its_line_its_key_and_what_was_meant(text: str, ex
     [
         (GOOD + "subscriptions: []\n", "13: subscriptions: subscriptions is not supported yet"),
         (GOOD + "quotas: {}\n", "13: quotas: quotas is not supported yet"),
-        (GOOD + "approvals: []\n", "13: approvals: approvals is not supported yet"),
         (GOOD + "rubrics: {}\n", "13: rubrics: rubrics is not supported yet"),
         (GOOD + "breaker: {}\n", "13: breaker: breaker is not supported yet"),
         (GOOD + "retention: {}\n", "13: retention: retention is not supported yet"),
