@@ -16,6 +16,7 @@ from agents import parked, registry, services
 from agents.approval_rules import Rule, Rules, Situation
 from agents.chat import escape, exchange, forgetting, stream
 from agents.effect_ledger import RunLedger
+from agents.feedback import NOTES_OF_RUN
 from agents.gatekeeper import SiteGatekeeper
 from agents.journal import RunJournal
 from agents.modes import policy
@@ -52,7 +53,7 @@ class RunHandler:
     async def run(self, claim: Claim) -> Outcome:
         """Run the program; whatever stops it becomes an outcome with a problem that says what to do."""
         row, given = await persist(lambda: _prepare(claim))
-        spec = registry.spec(row["name"], row["version"], row["definition"])
+        spec = registry.spec(row["name"], row["version"], row["definition"], notes=row["notes"])
         rules = policy(row["mode"])
         tools = row["tools"]  # None where nothing was ever loaded
         toolbox = services.toolbox(tools["overrides"] if tools else {})
@@ -145,6 +146,7 @@ def _read(claim: Claim) -> Script[Row]:
         " loaded.tools, loaded.prices, loaded.approvals,"
         " NOT EXISTS (SELECT 1 FROM agents_run o JOIN jobs_job oj ON oj.id = o.job_id"
         "             WHERE o.agent_id = r.agent_id AND oj.state = 'succeeded') AS first_run,"
+        f" {NOTES_OF_RUN} AS notes,"
         " lost_input_tokens, lost_output_tokens, lost_usd, parked_s"
         " FROM agents_run r JOIN agents_agentversion v ON v.id = r.agent_id"
         " JOIN agents_endpoint e ON e.id = r.endpoint_id"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agents.feedback import with_notes
 from agents.llm import choose
 from agents.models import AgentVersion, ConfigLoad
 from agents.runtime import program
@@ -22,13 +23,17 @@ def capability(agent: str, version: int) -> str:
     return f"agent:{agent}@{version}"
 
 
-def spec(name: str, version: int, definition: Mapping[str, Any]) -> AgentSpec:
-    """Return an agent as the runtime needs it. Which models it gets depends on this process's environment."""
+def spec(name: str, version: int, definition: Mapping[str, Any], *, notes: Sequence[str] = ()) -> AgentSpec:
+    """Return an agent as the runtime needs it. Which models it gets depends on this process's environment.
+
+    Args:
+        notes: what people want it to heed, beside its instructions.
+    """
     model, limits = definition["model"], definition["limits"]
     return AgentSpec(
         name=name,
         version=version,
-        instructions=definition["instructions"],
+        instructions=with_notes(definition["instructions"], notes),
         program=definition["program"],
         models=Models(
             default=choose.resolve(model["default"]),
@@ -37,6 +42,7 @@ def spec(name: str, version: int, definition: Mapping[str, Any]) -> AgentSpec:
         ),
         tools=tuple(definition["tools"]),
         limits=Limits(**{key: limits[key] for key in ("max_turns", "max_tokens", "wall_clock_s")}),
+        verify=definition.get("verify", "none"),
     )
 
 
