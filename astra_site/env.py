@@ -6,7 +6,10 @@ held against it. A secret ``NAME`` may also come from the file that ``NAME_FILE`
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +49,13 @@ def _read(setting: Setting, parse: Callable[[str], Value], fallback: Value) -> V
     return parse(raw) if raw else fallback
 
 
-def text(name: str, default: str = "", *, help: str) -> str:
-    """Read a string. Blanks around it are dropped; an empty value counts as unset."""
-    return _read(Setting(name, "text", default, help), str, default)
+def text(name: str, default: str = "", *, shown: str | None = None, help: str) -> str:
+    """Read a string. Blanks around it are dropped; an empty value counts as unset.
+
+    ``shown`` is a default in the words of the docs.
+    """
+    kind, said = ("text", default) if shown is None else ("words", shown)
+    return _read(Setting(name, kind, said, help), str, default)
 
 
 def choice(name: str, default: str, choices: tuple[str, ...], *, help: str) -> str:
@@ -138,6 +145,48 @@ def secret_url(name: str, schemes: tuple[str, ...], *, shown: str, help: str) ->
     """Read an address that may carry a password, or ``""``; see ``secret`` and ``url``."""
     value = secret(name, shown=shown, help=help)
     return _held_to(schemes, name, value) if value else ""
+
+
+def secret_addresses(name: str, *, help: str) -> tuple[tuple[str, str], ...]:
+    """Read addresses that may carry passwords, each as the group that it is for, or ``""``, and the address.
+
+    They are set apart by blanks or commas; commas within an address stay. See ``secret``.
+    """
+    found = []
+    for place, item in enumerate(_ADDRESSES.split(secret(name, help=help).strip()), start=1):
+        read = _ADDRESS.fullmatch(item)
+        if read is not None:
+            found.append((read["group"] or "", read["address"]))
+        elif item:
+            raise ImproperlyConfigured(f"{name}: number {place} is no address like scheme://… or group=scheme://….")
+    return tuple(found)
+
+
+_ADDRESSES = re.compile(r"\s+|,\s*(?=(?:[\w.-]+=)?[A-Za-z][\w+.-]*://)")
+_ADDRESS = re.compile(r"(?:(?P<group>[\w.-]+)=)?(?P<address>[A-Za-z][\w+.-]*://.+)")
+
+
+def signing_keys(name: str, *, help: str) -> tuple[bytes, ...]:
+    """Read the keys of signed webhooks, as Standard Webhooks writes them: ``whsec_`` and base64. See ``secret``.
+
+    Several are set apart by blanks or commas: any of them is good.
+    """
+    found = []
+    for place, item in enumerate(secret(name, help=help).replace(",", " ").split(), start=1):
+        try:
+            if not item.startswith("whsec_"):
+                raise ValueError
+            key = base64.b64decode(item.removeprefix("whsec_"), validate=True)
+        except (ValueError, binascii.Error):
+            raise ImproperlyConfigured(f"{name}: key number {place} is not whsec_ and base64.") from None
+        if len(key) < MIN_KEY:
+            raise ImproperlyConfigured(f"{name}: key number {place} has fewer than {MIN_KEY} bytes.")
+        found.append(key)
+    return tuple(found)
+
+
+#: Bytes of a key that signs. Standard Webhooks wants this many at least.
+MIN_KEY = 24
 
 
 def url(name: str, schemes: tuple[str, ...], default: str, *, shown: str, help: str) -> str:

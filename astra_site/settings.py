@@ -141,6 +141,7 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "approvals.badge.approvals_badge",
             ],
         },
     },
@@ -235,23 +236,54 @@ ALLOWED_PRIVATE_HOSTS = env.items(
     help="Hosts and networks with private addresses that tools and webhooks may reach all the same.",
 )
 
+# --- Telling people ----------------------------------------------------------------------------------------------
+
+SMTP_URL = env.secret_url(
+    "ASTRA_SMTP_URL",
+    ("smtp", "smtps"),
+    shown="no mail",
+    help="The mail server: `smtps://user:password@host:465`, or `smtp://` for STARTTLS. Without a user name, and on "
+    "this machine, `smtp://` is not encrypted. Marks like `@` and `/` in the password are written as `%40` and `%2F`.",
+)
+MAIL_FROM = env.text(
+    "ASTRA_MAIL_FROM",
+    f"Astra <astra@{_public.hostname or 'localhost'}>",
+    shown="`astra` at the host of `ASTRA_PUBLIC_URL`",
+    help="Whom mail comes from: `astra@example.org` or `Astra <astra@example.org>`.",
+)
+NOTIFY_URLS = env.secret_addresses(
+    "ASTRA_NOTIFY_URLS",
+    help="Where else to tell of requests that wait for people, as apprise writes it, for example `slack://…` or "
+    "`tgram://…`; several are set apart by blanks. With `finance=` before it, only of those for the group `finance`.",
+)
+APPROVALS_HOOK_KEYS = env.signing_keys(
+    "ASTRA_APPROVALS_HOOK_SECRET",
+    help="Signs webhooks that decide, by Standard Webhooks: `whsec_` and the base64 of 24 bytes or more. Two, set "
+    "apart by a blank, while you change it. Without it there is no such webhook.",
+)
+
 # --- Logs --------------------------------------------------------------------------------------------------------
 
 LOG_LEVEL = env.choice(
     "ASTRA_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"), help="The least level that is logged."
 )
 # What libraries say about their daily work is no news here.
-_LIBRARIES = ("asyncio", "daphne", "httpx", "httpx2", "psycopg", "rq")
+_LIBRARIES = ("asyncio", "daphne", "httpx", "httpx2", "psycopg", "rq", "urllib3")
 _LIBRARY_LEVEL = "ERROR" if LOG_LEVEL == "ERROR" else "WARNING"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"()": "astra_site.logs.LineFormatter"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+        "nowhere": {"class": "logging.NullHandler"},
+    },
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         "django": {"handlers": [], "level": LOG_LEVEL if LOG_LEVEL != "DEBUG" else "INFO", "propagate": True},
         "django.request": {"level": "ERROR"},
+        # What it says may hold parts of an address that are secret. `jobs.notify` reads what it needs of it.
+        "apprise": {"handlers": ["nowhere"], "level": "WARNING", "propagate": False},
         **{name: {"level": _LIBRARY_LEVEL} for name in _LIBRARIES},
     },
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from astra_site import env
 
 # Their default is said in words.
-WORDED = frozenset({"path", "secret", "url"})
+WORDED = frozenset({"path", "secret", "url", "words"})
 
 
 def rows() -> list[str]:
