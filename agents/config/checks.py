@@ -15,6 +15,7 @@ from referencing.jsonschema import DRAFT202012
 from agents.config.faults import Path, nearest
 from agents.config.sections import Agent, Endpoint, Model, RequestSize, Tools
 from agents.llm import choose
+from agents.runtime import program
 
 #: A fault before its file and line are known.
 Found = Iterator[tuple[Path, str]]
@@ -84,6 +85,11 @@ def agent(
             yield (*here, "tools", index), f"{tool} stands here twice"
     if it.program not in programs:
         yield (*here, "program"), f"there is no program {it.program!r}; {nearest(it.program, programs)}"
+    elif it.verify != "none" and not program.get(it.program).verifies:
+        yield (
+            (*here, "verify"),
+            f"the program {it.program} brings no check of its answers, which verify: {it.verify} needs",
+        )
 
 
 def catalog(it: Tools, known: Sequence[str]) -> Found:

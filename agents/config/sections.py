@@ -53,6 +53,12 @@ def _not_blank(value: str) -> str:
     return value
 
 
+def _verify(value: Any) -> Any:
+    if value == "draft":
+        raise ValueError("draft is not supported yet; buffered holds an answer back until it is judged")
+    return value
+
+
 Money = Annotated[Decimal, BeforeValidator(_number), Field(ge=0)]
 Text = Annotated[str, AfterValidator(_not_blank)]
 Schema = dict[str, Any] | bool
@@ -111,7 +117,7 @@ class AgentLimits(Section):
 class Agent(Section):
     """`agents.<name>`."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"daily_budget_usd", "verify", "rubric"})
+    later: ClassVar[frozenset[str]] = frozenset({"daily_budget_usd", "rubric"})
 
     version: int = Field(ge=1, le=2_147_483_647)
     instructions: Text
@@ -119,6 +125,7 @@ class Agent(Section):
     program: Text = "loop"
     tools: list[Text] = Field(default_factory=list)
     limits: AgentLimits = Field(default_factory=AgentLimits)
+    verify: Annotated[Literal["none", "buffered"], BeforeValidator(_verify)] = "none"
 
 
 class RequestSize(Section):

@@ -183,7 +183,7 @@ class _Loading:
 
 def definition_of(agent: Agent, config: Config) -> dict[str, Any]:
     """Return an agent as its version stores it, every alias replaced by the model it stands for."""
-    return {
+    definition: dict[str, Any] = {
         "instructions": agent.instructions,
         "program": agent.program,
         "model": {
@@ -194,6 +194,8 @@ def definition_of(agent: Agent, config: Config) -> dict[str, Any]:
         "tools": list(agent.tools),
         "limits": agent.limits.model_dump(mode="json"),
     }
+    # Left out where it is not used: versions that were stored before there was such a key stay the same.
+    return definition if agent.verify == "none" else definition | {"verify": agent.verify}
 
 
 def tool_settings(config: Config) -> dict[str, Any]:

@@ -41,6 +41,8 @@ from agents.runtime.ports import (
 from agents.runtime.recorder import Done, Recorder, problem
 from agents.runtime.shielding import Shielded
 from agents.runtime.types import AgentSpec, Limits, ModelCall, Reply, ToolCall, ToolResult, Usage
+from agents.runtime.verifying import DRAFT, VERIFY, Check, Verdict, text_after
+from agents.runtime.verifying import summary as verdict_summary
 
 #: A hundred years: what is longer is a mistake. Seconds.
 MAX_SLEEP_S = 100 * 366 * 24 * 3600
@@ -156,7 +158,13 @@ class RunContext:
             return await self._turn(branch, slot, draft, max_tokens, self._port.request)
 
     async def compose(
-        self, answer: Ask | Reply, *, tools: bool = True, name: str = "compose", max_tokens: int | None = None
+        self,
+        answer: Ask | Reply,
+        *,
+        tools: bool = True,
+        name: str = "compose",
+        max_tokens: int | None = None,
+        check: Check | None = None,
     ) -> Reply:
         """Write the answer, or one part of it: the only thing that streams, and nothing else runs meanwhile.
 
@@ -173,6 +181,10 @@ class RunContext:
                 raise self.gate.misuse("ctx.compose was called inside ctx.gather: an answer is written alone.")
             if isinstance(answer, str | Reply):
                 reply = await self._say(branch, name, answer if isinstance(answer, str) else answer.text)
+            elif self.agent.verify == "buffered":
+                if check is None:
+                    raise self.gate.misuse("The agent's answers are verified: give ctx.compose a check for this one.")
+                reply = await self._held(branch, name, self._drafter.draft(answer, tools), max_tokens, check)
             else:
                 draft = self._drafter.draft(answer, tools, timeout_s=self.options.streaming.timeout_s)
                 slot = self._slot(branch, name, "compose", draft, max_tokens)
@@ -188,6 +200,22 @@ class RunContext:
         text = plain(text)
         slot = self.recorder.take(branch, name, "compose", {"text": text})
         return Reply.model_validate(await self.recorder.once(branch, slot, work))
+
+    async def _held(self, branch: Branch, name: str, draft: ModelCall, max_tokens: int | None, check: Check) -> Reply:
+        """Hold an answer back until it is judged. The draft and the verdict are steps of their own."""
+        slot = self._slot(branch, DRAFT, "model", draft, max_tokens)
+        reply = await self._turn(branch, slot, draft, max_tokens, self._port.request)
+        if reply.calls:
+            return reply.model_copy(update={"preamble": True})
+
+        async def judge() -> Done:
+            verdict = await self._call(VERIFY, check, (reply.text,))
+            return Done(plain(Verdict.model_validate(verdict)), verdict_summary(verdict))
+
+        slot = self.recorder.take(branch, VERIFY, "step", {"text": reply.text})
+        verdict = Verdict.model_validate(await self.recorder.once(branch, slot, judge))
+        said = await self._say(branch, name, text_after(reply.text, verdict))
+        return reply.model_copy(update={"text": said.text})
 
     async def _turn(self, branch: Branch, slot: Slot, draft: ModelCall, want: int | None, send: Send) -> Reply:
         async def work() -> Done:

@@ -28,6 +28,8 @@ class Program:
     function: Function
     #: SHA-256 of the source of the module that defines it: its functions are part of it.
     source_hash: str
+    #: It gives `ctx.compose` a check: what `verify: buffered` needs.
+    verifies: bool = False
 
     def __call__(self, ctx: RunContext) -> Coroutine[Any, Any, Any]:
         """Begin the program."""
@@ -37,8 +39,10 @@ class Program:
 _programs: dict[str, Program] = {}
 
 
-def program(name: str) -> Callable[[F], F]:
+def program(name: str, *, verifies: bool = False) -> Callable[[F], F]:
     """Register an `async def program(ctx)` under a name that agents refer to. Names are stored: they are for ever.
+
+    With ``verifies`` it gives each `ctx.compose` a check of the answer, so that its agent may say `verify: buffered`.
 
     Raises:
         TypeError: it is no coroutine function.
@@ -51,7 +55,7 @@ def program(name: str) -> Callable[[F], F]:
         known = _programs.get(name)
         if known is not None and _place(known.function) != _place(function):
             raise ValueError(f"{_place(function)} and {_place(known.function)} are both the program {name!r}")
-        _programs[name] = Program(name, function, _source_hash(function))
+        _programs[name] = Program(name, function, _source_hash(function), verifies)
         return function
 
     return register

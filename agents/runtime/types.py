@@ -153,3 +153,5 @@ class AgentSpec(Value):
     models: Models
     tools: tuple[str, ...] = ()
     limits: Limits = Limits()
+    #: buffered: an answer is judged, whole, before its first token leaves.
+    verify: Literal["none", "buffered"] = "none"

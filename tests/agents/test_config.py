@@ -193,7 +193,11 @@ def test_a_fault_is_named_with_its_line_its_key_and_what_was_meant(text: str, ex
             GOOD + "tools: {catalog: [{id: web_crawl, async: true}]}\n",
             "13: tools.catalog[0].async: async is not supported yet",
         ),
-        (changed("tools:", "verify: draft\n    tools:"), "9: agents.helper.verify: verify is not supported yet"),
+        (changed("tools:", "verify: draft\n    tools:"), "9: agents.helper.verify: draft is not supported yet"),
+        (
+            changed("tools:", "verify: buffered\n    tools:"),
+            "9: agents.helper.verify: the program loop brings no check",
+        ),
         (changed("tools:", "dailyBudgetUsd: 2\n    tools:"), "9: agents.helper.dailyBudgetUsd: dailyBudgetUsd is not"),
         (
             changed("mode: async-queue", "mode: async-queue, target: x"),
