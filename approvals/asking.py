@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -10,16 +11,26 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from agents.approval_rules import Rule
+from agents.runtime.approving import GATED
+from agents.runtime.plain import plain
+from approvals.models import Approval
+from approvals.quorum import able, asked_of_too_few
 from approvals.terms import EFFECT_GROUPS, terms_of
 from audit import trail
 from audit.trail import SYSTEM
 from jobs.handlers import WaitFor
 from jobs.ids import uuid7
-from jobs.script import Script
+from jobs.script import Row, Script
+
+logger = logging.getLogger(__name__)
 
 #: Arguments that tell what a call is about in money, by their names.
 _AMOUNTS = ("amount_usd", "usd", "amount", "price_usd", "total_usd")
 MAX_TITLE = 300
+#: Of a tool's name, as far as the list keeps it: a model may plan calls of tools that there are not.
+MAX_NAME = 120
+#: Characters of a number.
+_MAX_DIGITS = 40
 
 
 def ask(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
@@ -43,15 +54,16 @@ def ask(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
             " '{}', '', ''"
             " FROM agents_run r JOIN agents_agentversion v ON v.id = r.agent_id"
             " JOIN agents_endpoint e ON e.id = r.endpoint_id"
-            # The plan that people wanted changed: this one is its next version.
+            # The plan that people wanted changed, on the same line of the program: this one is its next version.
             " LEFT JOIN LATERAL (SELECT a.id, a.version, a.decision FROM approvals_approval a"
-            "   WHERE a.run_id = r.job_id AND a.kind = %(kind)s ORDER BY a.id DESC LIMIT 1) before"
-            "   ON before.decision = 'request_changes'"
+            "   WHERE a.run_id = r.job_id AND a.kind = %(kind)s AND starts_with(a.wait_key, %(line)s)"
+            "   ORDER BY a.id DESC LIMIT 1) before ON before.decision = 'request_changes'"
             " WHERE r.job_id = %(run)s"
-            " ON CONFLICT (run_id, wait_key) WHERE state = 'pending' DO NOTHING RETURNING id, version",
+            " ON CONFLICT (run_id, wait_key) WHERE state = 'pending' DO NOTHING RETURNING id, version, requested_by_id",
             values | {"run": run_id},
         )
         for row in made:
+            yield from _see_who_can(row, values)
             yield trail.statement(
                 SYSTEM,
                 "approval.request",
@@ -60,12 +72,35 @@ def ask(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
                 after={
                     "run": str(run_id),
                     "title": values["title"],
+                    "tools": values["tools"],
+                    "amount_usd": str(values["amount"]) if values["amount"] is not None else None,
                     "plan_hash": values["hash"],
                     "version": row["version"],
                     "groups": values["groups"],
                     "users": values["users"],
+                    "quorum": values["quorum"],
                 },
             )
+
+
+def _see_who_can(row: Row, values: Mapping[str, Any]) -> Script[None]:
+    """Say so in the request if fewer can decide on it than have to: then only its deadline ends it."""
+    quorum = values["quorum"]
+    found = yield from able(
+        values["groups"],
+        values["users"],
+        limit=quorum,
+        not_own=values["not_own"],
+        requested_by=row["requested_by_id"],
+    )
+    if found < quorum:
+        logger.warning(
+            "too few can decide", extra={"action": "approval_out_of_reach", "approval": str(row["id"]), "able": found}
+        )
+        yield (
+            "UPDATE approvals_approval SET reason = concat_ws(E'\n', nullif(reason, ''), %s::text) WHERE id = %s",
+            [asked_of_too_few(found, quorum), row["id"]],
+        )
 
 
 def supersede(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
@@ -77,6 +112,13 @@ def supersede(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
     )
     for row in dropped:
         yield trail.statement(SYSTEM, "approval.supersede", "approval", row["id"], after={"run": str(run_id)})
+
+
+def note_deleted(approval: Approval) -> None:
+    """Say in the trail that a request goes with its run: nobody decided on it, and nobody will."""
+    if approval.state == Approval.State.PENDING:
+        after = {"run": str(approval.run_id), "reason": "deleted"}
+        trail.record(SYSTEM, "approval.supersede", "approval", approval.pk, after=after)
 
 
 def _values(wait: WaitFor) -> dict[str, Any]:
@@ -95,14 +137,15 @@ def _values(wait: WaitFor) -> dict[str, Any]:
         "id": uuid7(),
         "kind": "plan" if plan else "effect",
         "key": wait.key,
+        "line": _line(wait.key),
         "title": title_of(plan, calls),
-        "reason": reason.replace("\0", ""),
+        "reason": plain(reason),
         "rules": Jsonb(list({rule.name: rule.as_json() for rule in rules}.values())),
         "plan": Jsonb(plan) if plan else None,
         "hash": data.get("plan_hash", ""),
         "flagged": [why["call"] for why in whys if any(kept.get("per_step") for kept in why["rules"])],
         "effect": data.get("effect", ""),
-        "tools": list(dict.fromkeys(call["tool"] for call in calls)),
+        "tools": list(dict.fromkeys(call["tool"][:MAX_NAME] for call in calls)),
         "amount": amount_of(calls),
         "groups": list(terms.groups if plan or rules else EFFECT_GROUPS),
         "users": list(terms.users),
@@ -119,32 +162,55 @@ def _values(wait: WaitFor) -> dict[str, Any]:
     }
 
 
+def _line(key: str) -> str:
+    """Return how the keys of all waits begin that follow one another in one place of the program.
+
+    A plan that is revised is asked about under the same name, calls that are revised in a later turn of the model.
+    """
+    line, _, _ = key.rpartition("#")
+    path, slash, name = line.rpartition("/")
+    return f"{path}{slash}{GATED} " if name.startswith(f"{GATED} ") else f"{line}#"
+
+
 def amount_of(calls: Sequence[Mapping[str, Any]]) -> Decimal | None:
     """Return what the calls are about in USD, as far as their arguments say; None if none does."""
     found = []
     for call in calls:
-        for name in _AMOUNTS:
-            value = call["arguments"].get(name)
-            if isinstance(value, int | float | str) and not isinstance(value, bool):
-                try:
-                    amount = Decimal(str(value))
-                except InvalidOperation:
-                    continue
-                if amount.is_finite() and abs(amount) < Decimal(10) ** 12:
-                    found.append(amount)
-                    break
+        amounts = (_amount(call["arguments"].get(name)) for name in _AMOUNTS)
+        if (amount := next((amount for amount in amounts if amount is not None), None)) is not None:
+            found.append(amount)
     total = sum(found, Decimal(0))
-    return total if found and abs(total) < Decimal(10) ** 15 else None
+    return total if found and abs(total) < 10**15 else None
+
+
+def _amount(value: Any) -> Decimal | None:
+    """Return an amount in whole cents; None of what is none, or is more than there is money."""
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        return None
+    text = str(value)
+    if len(text) > _MAX_DIGITS:
+        return None
+    try:
+        amount = Decimal(text.strip().lstrip("$").replace(",", ""))
+    except InvalidOperation:
+        return None
+    # Looked at before anything is done with it: arithmetic on 1e999999999 fails.
+    return amount.quantize(Decimal("0.01")) if amount.is_finite() and amount.adjusted() < 12 else None
 
 
 def title_of(plan: Mapping[str, Any] | None, calls: Sequence[Mapping[str, Any]]) -> str:
     """Say in a line what a request is about."""
-    if plan and plan.get("title"):
-        text = str(plan["title"])
-    elif not calls:
-        text = "An empty plan"
-    else:
-        arguments = ", ".join(f"{name} {value}" for name, value in list(calls[0]["arguments"].items())[:3])
-        more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""
-        text = f"{calls[0]['tool']}{f' ({arguments})' if arguments else ''}{more}"
-    return " ".join(text.replace("\0", "").split())[:MAX_TITLE]
+    text = plan["title"][:MAX_TITLE] if plan else ""
+    if not text.split():
+        text = _first(calls) if calls else "An empty plan"
+    return " ".join(text.split())[:MAX_TITLE]
+
+
+def _first(calls: Sequence[Mapping[str, Any]]) -> str:
+    shown = [
+        f"{name} {str(value)[:MAX_TITLE]}"
+        for name, value in calls[0]["arguments"].items()
+        if isinstance(value, str | int | float)
+    ]
+    arguments = f" ({', '.join(shown[:3])})" if shown else ""
+    return f"{calls[0]['tool']}{arguments}{f' and {len(calls) - 1} more' if len(calls) > 1 else ''}"

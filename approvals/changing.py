@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from agents import registry, services
 from agents.approval_rules import Rule
 from agents.gatekeeper import SiteGatekeeper
 from agents.models import Run
-from agents.runtime.plain import plain
+from agents.runtime.errors import NotJson
+from agents.runtime.plain import digest, plain
 from agents.runtime.plans import Plan, PlannedCall
 from agents.tools.signature import BadArguments
 from agents.tools.toolbox import UnknownTool
 from approvals.errors import Undecidable
+from approvals.models import Approval
+from approvals.terms import terms_of
 
-#: Characters of a whole plan, as JSON.
+#: Characters of a whole plan, as JSON. What an agent asked for may be larger, and may be made smaller.
 MAX_PLAN = 1_000_000
+#: Of the places that do not fit as many are named.
+MAX_FAULTS = 20
 
 
 def changed(current: Plan, calls: Sequence[Mapping[str, Any]]) -> Plan:
@@ -35,30 +40,71 @@ def changed(current: Plan, calls: Sequence[Mapping[str, Any]]) -> Plan:
     faults: list[dict[str, Any]] = []
     found: list[PlannedCall] = []
     for place, given in enumerate(calls):
-        call = known.pop(str(given.get("id", "")), None)
+        call = known.pop(str(given.get("id", "")), None) if isinstance(given, Mapping) else None
         if call is None:
-            faults.append({"loc": ["plan", "calls", place, "id"], "msg": "there is no such call in the plan, or twice"})
-            continue
-        if given.get("tool", call.tool) != call.tool:
-            faults.append({"loc": ["plan", "calls", place, "tool"], "msg": f"this call is of {call.tool}"})
-        arguments = given.get("arguments", call.arguments)
-        if not isinstance(arguments, Mapping):
-            faults.append({"loc": ["plan", "calls", place, "arguments"], "msg": "these are a mapping by name"})
-            continue
-        if arguments != call.arguments and (fault := _misfit(call.tool, arguments)):
-            faults.append({"loc": ["plan", "calls", place, "arguments"], "msg": fault})
-        found.append(call.model_copy(update={"arguments": plain(dict(arguments))}))
+            faults.append(_fault(place, "id", "there is no such call in the plan, or twice"))
+        elif given.get("tool", call.tool) != call.tool:
+            faults.append(_fault(place, "tool", f"this call is of {call.tool}"))
+        else:
+            try:
+                found.append(_with_arguments(call, given.get("arguments", call.arguments)))
+            except (BadArguments, NotJson) as error:
+                faults.append(_fault(place, "arguments", str(error)))
+        if len(faults) == MAX_FAULTS:
+            break
     if faults:
         raise Undecidable("; ".join(fault["msg"] for fault in faults)[:1000], errors=faults)
     if not found:
         raise Undecidable("Nothing is left of the plan. Reject it instead.")
     wanted = current.model_copy(update={"calls": tuple(found)})
-    if len(wanted.model_dump_json()) > MAX_PLAN:
+    size = _size(wanted)
+    if size > MAX_PLAN and size > _size(current):
         raise Undecidable(f"The changed plan is larger than {MAX_PLAN:,} characters.")
     return wanted
 
 
-def without(current: Plan, rejected: set[str]) -> Plan:
+def _fault(place: int, part: str, words: str) -> dict[str, Any]:
+    return {"loc": ["plan", "calls", place, part], "msg": words}
+
+
+def _with_arguments(call: PlannedCall, arguments: Any) -> PlannedCall:
+    """Return a call with these arguments: the same call if they say nothing new.
+
+    Raises:
+        BadArguments: the tool does not take them.
+        NotJson: no JSON can hold them.
+    """
+    if not isinstance(arguments, Mapping):
+        raise BadArguments("these are a mapping by name")
+    kept = plain(dict(arguments), "This")
+    if digest(_whole(kept)) == digest(_whole(call.arguments)):
+        return call
+    try:
+        tool = services.toolbox(registry.current().tool_overrides).get(call.tool)
+    except UnknownTool:
+        pass  # only the program knows what it takes
+    else:
+        tool.signature.validate(kept)
+    return call.model_copy(update={"arguments": kept})
+
+
+def _whole(value: Any) -> Any:
+    """Return a plain value in which 2.0 is 2: a browser writes no other, and nobody changed it."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _whole(inner) for name, inner in value.items()}
+    return [_whole(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _size(plan: Plan) -> int:
+    try:
+        return len(plan.model_dump_json())
+    except ValueError:  # pydantic's own limit: what is nested deeper has no hash either
+        raise Undecidable("The changed plan is nested too deeply.") from None
+
+
+def without(current: Plan, rejected: Collection[str]) -> Plan:
     """Return the plan without the calls of those ids.
 
     Raises:
@@ -67,23 +113,44 @@ def without(current: Plan, rejected: set[str]) -> Plan:
     return changed(current, [{"id": call.id} for call in current.calls if call.id not in rejected])
 
 
-def rules_for(run: Run, plan: Plan) -> list[Rule]:
-    """Return the rules of the newest load that a plan comes under, for the run that asks."""
+def rules_for(run: Run, plan: Plan) -> dict[str, list[Rule]]:
+    """Return by call the rules of the newest load that it comes under, for the run that asks."""
     keeper = SiteGatekeeper.of(run)
-    found: dict[str, Rule] = {}
-    for call in plan.calls:
-        for kept in (keeper.asks(call.as_call()) or {}).get("rules", ()):
-            rule = Rule.from_json(kept)
-            found[rule.name] = rule
-    return list(found.values())
+    return {
+        call.id: [Rule.from_json(kept) for kept in (keeper.asks(call.as_call()) or {}).get("rules", ())]
+        for call in plan.calls
+    }
 
 
-def _misfit(tool: str, arguments: Mapping[str, Any]) -> str:
-    """Return why a tool does not take the arguments; nothing if it does, or if only the program knows it."""
-    try:
-        services.toolbox(registry.current().tool_overrides).get(tool).signature.validate(arguments)
-    except UnknownTool:
-        return ""
-    except BadArguments as error:
-        return str(error)
-    return ""
+def tighten(approval: Approval, wanted: Plan) -> bool:
+    """Hold a request to every rule that a changed plan comes under as well. Nothing is ever loosened by it.
+
+    If by these rules others decide, then only they do: those to whom it was escalated or delegated under the old ones
+    had it from people who could not have given this.
+
+    Returns:
+        Whether other people decide now, or more of them must.
+    """
+    kept = [Rule.from_json(rule) for rule in approval.rules]
+    by_call = rules_for(approval.run, wanted)
+    more: list[Rule] = []
+    for rule in (rule for rules in by_call.values() for rule in rules):
+        if rule not in kept and rule not in more:
+            more.append(rule)
+    approval.flagged = [
+        call for call, rules in by_call.items() if call in approval.flagged or any(rule.per_step for rule in rules)
+    ]
+    if not more:
+        return False
+    before, after = terms_of(kept), terms_of([*kept, *more])
+    approval.rules = [rule.as_json() for rule in (*kept, *more)]
+    was = (approval.groups, approval.users, approval.quorum, approval.not_own)
+    if (after.groups, after.users) != (before.groups, before.users):
+        approval.groups, approval.users = list(after.groups), list(after.users)
+        approval.auto_action, approval.escalate_to = after.auto_action, after.escalate_to
+        approval.escalate_at = None
+    approval.quorum = max(approval.quorum, after.quorum)
+    approval.not_own |= after.not_own
+    approval.links &= after.links
+    approval.webhook &= after.webhook
+    return was != (approval.groups, approval.users, approval.quorum, approval.not_own)

@@ -8,14 +8,14 @@ from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.utils import timezone
 
-from approvals.errors import Claimed, Undecidable
-from approvals.locking import locked, refuse_decided, refuse_others, why_not
+from approvals import notices
+from approvals.comments import comment_of
+from approvals.errors import Undecidable
+from approvals.locking import holder, locked, refuse_claimed, refuse_decided, refuse_others, why_not
 from approvals.models import Approval
 from audit import trail
 from audit.trail import Actor
-from jobs.actions import note_of
 
 #: How long a claim holds. A page that stays open renews it.
 LEASE = timedelta(minutes=10)
@@ -40,20 +40,18 @@ class Claim:
             approval = locked(approval_id)
             refuse_others(approval, user)
             refuse_decided(approval)
-            now = timezone.now()
-            holder = approval.claimed_by if approval.claimed_until and approval.claimed_until > now else None
-            if holder is not None and holder != user and not self.take_over:
-                raise Claimed(f"{holder.get_username()} is on it until {approval.claimed_until:%H:%M} UTC.")
-            approval.claimed_by, approval.claimed_until = user, now + LEASE
+            before = holder(approval)
+            if not self.take_over:
+                refuse_claimed(approval, user)
+            approval.claimed_by, approval.claimed_until = user, approval.locked_at + LEASE
             approval.save(update_fields=["claimed_by", "claimed_until"])
-            if holder != user:  # renewing says nothing new
-                before = {"claimed_by": holder.get_username()} if holder else None
+            if before != user:  # renewing says nothing new
                 trail.record(
                     self.actor,
                     "approval.claim",
                     "approval",
                     approval.pk,
-                    before=before,
+                    before={"claimed_by": before.get_username()} if before else None,
                     after={"run": str(approval.run_id)},
                 )
         return approval
@@ -69,14 +67,13 @@ class Release:
         """Release.
 
         Raises:
-            UnknownApproval, MayNot.
+            UnknownApproval: there is none.
         """
         user = self.actor.user
         assert isinstance(user, User)
         with transaction.atomic():
             approval = locked(approval_id)
-            refuse_others(approval, user)
-            if approval.claimed_by_id == user.pk:
+            if approval.claimed_by_id == user.pk:  # even if they may not decide any more
                 approval.claimed_by, approval.claimed_until = None, None
                 approval.save(update_fields=["claimed_by", "claimed_until"])
                 trail.record(
@@ -99,32 +96,34 @@ class Delegate:
 
         Raises:
             UnknownApproval, AlreadyDecided, MayNot; Undecidable: there is no such person, or they may not either.
+            Claimed: somebody else has it.
         """
         user = self.actor.user
         assert isinstance(user, User)
+        note = comment_of(self.note)
         with transaction.atomic():
             approval = locked(approval_id)
             refuse_others(approval, user)
             refuse_decided(approval)
-            to = User.objects.filter(username=self.to, is_active=True).first()
+            refuse_claimed(approval, user)
+            to = User.objects.filter(username=self.to.replace("\0", ""), is_active=True).first()
             if to is None:
                 raise Undecidable(f"There is nobody called {self.to!r}.")
             if to == user:
                 raise Undecidable("It is yours to decide already.")
-            if to.username not in approval.users:
-                approval.users = [*approval.users, to.username]
-            if why_not(approval, to):
+            if approval.not_own and approval.requested_by_id == to.pk:
                 raise Undecidable(f"{to.username} asked for this, so {to.username} may not decide on it.")
-            approval.claimed_by, approval.claimed_until = to, timezone.now() + LEASE
-            # Told again: by then they are one of those who may decide.
-            approval.told_at = None
-            approval.save(update_fields=["users", "claimed_by", "claimed_until", "told_at"])
+            if why_not(approval, to):
+                approval.users = [*approval.users, to.username]
+            approval.claimed_by, approval.claimed_until = to, approval.locked_at + LEASE
+            approval.save(update_fields=["users", "claimed_by", "claimed_until"])
+            notices.tell_delegate(approval, to, user.username)
             trail.record(
                 self.actor,
                 "approval.delegate",
                 "approval",
                 approval.pk,
-                note=note_of(self.note),
+                note=note,
                 after={"to": to.username, "run": str(approval.run_id)},
             )
         return approval

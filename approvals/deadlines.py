@@ -1,65 +1,102 @@
-"""When nobody answers: remind, escalate, and at the deadline do what the policy says. Never approve."""
+"""When nobody answers: escalate, and at the deadline do what the policy says. Never approve.
+
+All there is to know is in the rows: a restart, an outage or a sweep that dies in the middle loses nothing.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
-from django.utils import timezone
 
-from agents.runtime.plans import Plan
-from approvals.deciding import settle
+from agents.approval_rules import Rule
+from approvals.deciding import plan_of, settle
 from approvals.errors import UnknownApproval
 from approvals.locking import locked
 from approvals.models import Approval
+from approvals.terms import terms_of
 from audit import trail
 from audit.trail import SYSTEM
+from jobs.reconcile import is_outage
 
 logger = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 1.0
-#: One turn of the sweep does so many of each kind at most.
+#: One turn of the sweep does so many of each kind at most, and begins none after this time: others sweep as well.
 PAGE = 200
+TURN_S = 1.0
+#: A request that fails is put off, longer each time, so that it holds up no others and does not fill the log.
+PUT_OFF_S = 5.0
+MAX_PUT_OFF_S = 600.0
 
 
-def sweep() -> int:
-    """Do what is due; return how many requests that was. Safe to run any number of times at once."""
-    pending = Approval.objects.pending()
-    expired = _each(pending.filter(deadline__lte=Now()).order_by("deadline"), _expire)
-    return expired + _each(pending.filter(escalate_at__lte=Now()).order_by("escalate_at"), _escalate)
+class Deadlines:
+    """One process's sweep over deadlines and escalations. Any number of them may run at once."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        #: By request that failed when it is tried again, and after how long the next time.
+        self._put_off: dict[UUID, tuple[float, float]] = {}
+
+    def sweep(self) -> int:
+        """Do what is due; return how many requests that was."""
+        self._stop_at = self._clock() + TURN_S
+        pending = Approval.objects.pending()
+        expired = self._each(pending.filter(deadline__lte=Now()).order_by("deadline"), _expire)
+        return expired + self._each(pending.filter(escalate_at__lte=Now()).order_by("escalate_at"), _escalate)
+
+    def _each(self, due: QuerySet[Approval], deed: Callable[[Approval], None]) -> int:
+        now, done = self._clock(), 0
+        off = [approval_id for approval_id, (until, _) in self._put_off.items() if until > now]
+        for approval_id in list(due.exclude(pk__in=off).values_list("pk", flat=True)[:PAGE]):
+            try:
+                done += _do(approval_id, due, deed)
+                self._put_off.pop(approval_id, None)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                self._fail(approval_id)
+            if self._clock() >= self._stop_at:
+                break
+        return done
+
+    def _fail(self, approval_id: UUID) -> None:
+        _, delay_s = self._put_off.pop(approval_id, (0.0, PUT_OFF_S))
+        self._put_off[approval_id] = (self._clock() + delay_s, min(delay_s * 2, MAX_PUT_OFF_S))
+        logger.exception(
+            "a deadline failed, and is tried again in %.0f s",
+            delay_s,
+            extra={"action": "deadline_failed", "approval": str(approval_id)},
+        )
 
 
-def _each(due: QuerySet[Approval], deed: Callable[[Approval], None]) -> int:
-    done = 0
-    # Judged again under the lock: a decision, or another scheduler, may have come first.
-    for approval_id in list(due.values_list("pk", flat=True)[:PAGE]):
+sweep = Deadlines().sweep
+
+
+def _do(approval_id: UUID, due: QuerySet[Approval], deed: Callable[[Approval], None]) -> bool:
+    """Do it in a transaction of its own, unless a decision or another scheduler came first."""
+    with transaction.atomic():
         try:
-            with transaction.atomic():
-                approval = locked(approval_id)
-                if due.filter(pk=approval_id).exists():
-                    deed(approval)
-                    done += 1
+            approval = locked(approval_id)
         except UnknownApproval:
-            continue
-        except Exception:
-            logger.exception("a deadline failed", extra={"action": "deadline_failed", "approval": str(approval_id)})
-    return done
+            return False
+        # Judged again under the lock.
+        if not due.filter(pk=approval_id).exists():
+            return False
+        deed(approval)
+    return True
 
 
 def _expire(approval: Approval) -> None:
     if approval.auto_action == "escalate" and approval.escalate_to:
-        # The new group gets the time that the old one had; after it the request is rejected.
-        approval.auto_action = "reject"
-        _hand_up(approval, [approval.escalate_to])
-        assert approval.deadline is not None
-        approval.deadline += approval.deadline - approval.created_at
-        approval.sort_at = approval.deadline
-        approval.save()
+        _hand_over(approval)
         return
-    plan = Plan.model_validate(approval.asked_plan)
+    plan = plan_of(approval, as_asked=True)
     if approval.auto_action == "return":
         comment = "Nobody decided in time. Ask again with another plan, or go on without it."
         settle(approval, "request_changes", plan, SYSTEM, by=[], comment=comment, state="expired")
@@ -67,21 +104,36 @@ def _expire(approval: Approval) -> None:
         settle(approval, "reject", plan, SYSTEM, by=[], comment="Nobody decided in time.", state="expired")
 
 
+def _hand_over(approval: Approval) -> None:
+    """Let the other group alone decide, for as long as those had who were asked first. After that it is rejected."""
+    assert approval.deadline is not None
+    terms = terms_of([Rule.from_json(rule) for rule in approval.rules])
+    span = approval.deadline - approval.created_at
+    # From now on: an outage is nobody's time.
+    approval.deadline = approval.sort_at = approval.locked_at + span
+    approval.remind_at = approval.deadline - terms.remind if terms.remind and terms.remind < span else None
+    approval.auto_action = "reject"
+    approval.claimed_by, approval.claimed_until = None, None
+    _escalate_to(approval, [approval.escalate_to], [])
+
+
 def _escalate(approval: Approval) -> None:
     """Let another group decide as well: those who were asked first still may."""
-    _hand_up(approval, [*approval.groups, approval.escalate_to])
-    approval.save()
+    _escalate_to(approval, [*approval.groups, approval.escalate_to], approval.users)
 
 
-def _hand_up(approval: Approval, groups: list[str]) -> None:
-    before = approval.groups
-    approval.groups = list(dict.fromkeys(groups))
-    approval.escalate_at, approval.escalated_at, approval.told_at = None, timezone.now(), None
-    trail.record(
-        SYSTEM,
-        "approval.escalate",
-        "approval",
-        approval.pk,
-        before={"groups": before},
-        after={"groups": approval.groups, "run": str(approval.run_id)},
-    )
+def _escalate_to(approval: Approval, groups: list[str], users: list[str]) -> None:
+    before = {"groups": approval.groups, "users": approval.users}
+    approval.groups, approval.users = list(dict.fromkeys(groups)), users
+    approval.escalate_at, approval.escalated_at, approval.told_at = None, approval.locked_at, None
+    approval.save(update_fields=_ESCALATED)
+    after = {"groups": approval.groups, "users": users, "run": str(approval.run_id)}
+    if approval.deadline is not None:
+        after["deadline"] = approval.deadline.isoformat()
+    trail.record(SYSTEM, "approval.escalate", "approval", approval.pk, before=before, after=after)
+
+
+_ESCALATED = (
+    *("groups", "users", "deadline", "sort_at", "remind_at", "auto_action"),
+    *("escalate_at", "escalated_at", "told_at", "claimed_by", "claimed_until"),
+)

@@ -7,23 +7,22 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
+from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models.functions import Now
-from django.utils import timezone
+from pydantic import ValidationError
 
-from agents.approval_rules import Rule
 from agents.gatekeeper import seal
-from agents.runtime.plain import plain
+from agents.runtime.plain import digest, plain
 from agents.runtime.plans import Decided, Decision, Plan
-from approvals.changing import changed, rules_for, without
-from approvals.errors import Claimed, PlanChanged, Undecidable
-from approvals.locking import locked, refuse_decided, refuse_others
+from approvals.changing import changed, tighten, without
+from approvals.comments import comment_of
+from approvals.errors import AlreadyDecided, MayNot, PlanChanged, Undecidable
+from approvals.locking import locked, refuse_claimed, refuse_decided, refuse_others, who_may, why_not
 from approvals.models import Approval, Vote
-from approvals.terms import terms_of
+from approvals.quorum import IN_FAVOUR, counted
 from audit import trail
 from audit.trail import Actor
 from jobs import script
-from jobs.actions import note_of
 from jobs.waits import resolve
 
 STATES = {
@@ -63,38 +62,47 @@ class Decide:
     way: str = "site"
 
     def run(self, approval_id: UUID) -> Outcome:
-        """Vote.
+        """Vote. Saying again what one has said changes nothing.
 
         Raises:
             UnknownApproval, AlreadyDecided, PlanChanged, MayNot, Claimed, Undecidable: and nothing is changed.
         """
+        comment = comment_of(self.comment)
         with transaction.atomic():
             approval = locked(approval_id)
-            self._check(approval)
-            current = Plan.model_validate(approval.plan)
-            wanted = self._wanted(approval, current)
-            if wanted.hash != current.hash:
-                self._change(approval, wanted)
-            return self._vote(approval, wanted, was_changed=wanted.hash != current.hash)
+            self._check(approval, comment)
+            current = plan_of(approval)
+            wanted = current if self.decision in AGAINST else self._wanted(approval, current)
+            said: dict[str, Any] = {"plan_hash": wanted.hash, "run": str(approval.run_id), "way": self.way}
+            if was_changed := wanted.hash != current.hash:
+                said |= self._change(approval, wanted)
+            self._vote(approval, wanted, comment, said, was_changed=was_changed)
+            return self._count(approval, wanted, comment)
 
-    def _check(self, approval: Approval) -> None:
-        user = self.actor.user
-        assert user is not None
-        refuse_others(approval, user)
+    @property
+    def _user(self) -> User:
+        assert isinstance(self.actor.user, User)
+        return self.actor.user
+
+    def _check(self, approval: Approval, comment: str) -> None:
+        refuse_others(approval, self._user)
         refuse_decided(approval)
-        if approval.kind != Approval.Kind.PLAN:
-            raise Undecidable("This asks what became of a call. Say that it happened, do it again, or give it up.")
+        if self.decision not in STATES or approval.kind != Approval.Kind.PLAN:
+            raise Undecidable(_OTHER_KIND[Approval.Kind(approval.kind)])
         if self.plan_hash != approval.plan_hash:
             raise PlanChanged(
                 "The plan was changed since you looked at it. Read it again, then decide.",
                 plan_hash=approval.plan_hash,
             )
-        claimed_until = approval.claimed_until
-        if claimed_until and claimed_until > timezone.now() and approval.claimed_by_id != user.pk:
-            name = approval.claimed_by.get_username() if approval.claimed_by else "Somebody else"
-            raise Claimed(f"{name} is on it until {claimed_until:%H:%M} UTC. Take it over if that cannot wait.")
-        if self.decision in AGAINST and not note_of(self.comment):
-            raise Undecidable("Say why: whoever asked reads it, and so does the agent.")
+        if approval.deadline is not None and approval.deadline <= approval.locked_at:
+            # The sweep has yet to come by. What happens then does not hang on how fast it is.
+            raise AlreadyDecided("Its deadline has passed.", state=approval.state, decision=approval.decision, by=[])
+        refuse_claimed(approval, self._user)
+        if self.decision in AGAINST:
+            if not comment:
+                raise Undecidable("Say why: whoever asked reads it, and so does the agent.")
+        elif digest(plain(approval.plan)) != approval.plan_hash:
+            raise Undecidable("The plan in the database is not the one that was asked about. It can only be rejected.")
         if self.decision == "approve_with_changes" and self.calls is None and not self.steps:
             raise Undecidable("Send the changed plan, whole.")
         if self.decision != "approve_with_changes" and self.calls is not None:
@@ -102,77 +110,94 @@ class Decide:
 
     def _wanted(self, approval: Approval, current: Plan) -> Plan:
         """Return the plan that this vote is for."""
-        if self.decision in AGAINST:
-            return current
         wanted = changed(current, self.calls) if self.calls is not None else current
         steps = self.steps or {}
-        ids = {call.id for call in wanted.calls}
-        if unknown := [step for step in steps if step not in {call.id for call in current.calls}]:
-            raise Undecidable(f"The plan has no step {unknown[0]!r}.")
+        known, ids = {call.id for call in current.calls}, {call.id for call in wanted.calls}
+        for step, said in steps.items():
+            if step not in known:
+                raise Undecidable(f"The plan has no step {step!r}.")
+            if said not in ("approve", "reject"):
+                raise Undecidable(f"Step {step!r} is approved or rejected, nothing else.")
         if missing := [step for step in approval.flagged if step in ids and step not in steps]:
             raise Undecidable(f"Decide on each flagged step by itself: {', '.join(missing)} is missing.")
         rejected = {step for step, said in steps.items() if said == "reject"} & ids
-        return without(wanted, rejected) if rejected else wanted
+        wanted = without(wanted, rejected) if rejected else wanted
+        if self.decision == "approve_with_changes" and wanted.hash == current.hash:
+            raise Undecidable("Nothing is changed. Approve it as it is, or change something.")
+        return wanted
 
-    def _change(self, approval: Approval, wanted: Plan) -> None:
-        """Put a reviewer's plan in the place of the one that was asked for. What others agreed to is void."""
-        rules = [Rule.from_json(kept) for kept in approval.rules]
-        more = rules_for(approval.run, wanted)
-        terms = terms_of([*rules, *more])
-        approval.rules = list({rule.name: rule.as_json() for rule in (*rules, *more)}.values())
-        if more and (terms.quorum, terms.not_own, terms.groups) != (
-            approval.quorum,
-            approval.not_own,
-            tuple(approval.groups),
-        ):
-            # With the changes it comes under a stricter rule, or another: that one says who decides.
-            before = terms_of(rules)
-            if terms != before:
-                approval.quorum, approval.not_own = terms.quorum, terms.not_own
-                approval.groups, approval.users = list(terms.groups), list(terms.users)
-                approval.links, approval.webhook = terms.links, terms.webhook
-                assert self.actor.user is not None
-                refuse_others(approval, self.actor.user)
+    def _change(self, approval: Approval, wanted: Plan) -> dict[str, Any]:
+        """Put a reviewer's plan in the place of the one before; what others agreed to is void. Return what is new."""
+        new: dict[str, Any] = {"changed_from": approval.plan_hash}
+        if tighten(approval, wanted):
+            if why := why_not(approval, self._user):
+                raise MayNot(f"With these changes only {who_may(approval)} may decide on it. {why}")
+            new |= {"groups": approval.groups, "users": approval.users, "quorum": approval.quorum}
+            # Others may decide now: they are told.
+            approval.told_at = None
         approval.votes.filter(void=False).update(void=True)
         approval.plan, approval.plan_hash = plain(wanted), wanted.hash
+        approval.save(update_fields=_CHANGED)
+        return new
 
-    def _vote(self, approval: Approval, wanted: Plan, *, was_changed: bool) -> Outcome:
-        user: Any = self.actor.user
-        comment = note_of(self.comment)
-        approval.votes.filter(user=user, void=False).update(void=True)
-        decision: Decision = self.decision if self.decision in AGAINST else "approve"
-        if was_changed:
-            decision = "approve_with_changes"
+    def _vote(self, approval: Approval, wanted: Plan, comment: str, said: dict[str, Any], *, was_changed: bool) -> None:
+        decision: Decision = self.decision
+        if decision in IN_FAVOUR:
+            decision = "approve_with_changes" if was_changed else "approve"
+            mine = approval.votes.filter(user=self._user, void=False, plan_hash=wanted.hash, decision__in=IN_FAVOUR)
+            if any(comment in ("", vote.comment) for vote in mine):
+                return
+        approval.votes.filter(user=self._user, void=False).update(void=True)
         Vote.objects.create(
             approval=approval,
-            user=user,
-            user_name=user.username,
+            user=self._user,
+            user_name=self._user.username,
             decision=decision,
             plan_hash=wanted.hash,
             plan=plain(wanted) if was_changed else None,
             comment=comment,
         )
-        trail.record(
-            self.actor,
-            "approval.vote",
-            "approval",
-            approval.pk,
-            note=comment,
-            after={"decision": decision, "plan_hash": wanted.hash, "run": str(approval.run_id), "way": self.way},
-        )
-        votes = list(approval.votes.filter(void=False).order_by("id"))
-        missing = approval.quorum - len(votes)
-        if decision not in AGAINST and missing > 0:
+        after = {"decision": decision, **said}
+        trail.record(self.actor, "approval.vote", "approval", approval.pk, note=comment, after=after)
+
+    def _count(self, approval: Approval, wanted: Plan, comment: str) -> Outcome:
+        """Decide, if that was the vote to do so."""
+        if self.decision in AGAINST:
+            settle(approval, self.decision, wanted, self.actor, by=[self._user.username], comment=comment)
+            return Outcome(approval)
+        votes = counted(approval)
+        if len(votes) < approval.quorum:
             approval.claimed_by, approval.claimed_until = None, None
-            approval.save()
-            return Outcome(approval, missing)
-        if decision not in AGAINST:
-            asked = Plan.model_validate(approval.asked_plan)
-            decision = "approve" if wanted.hash == asked.hash else "approve_with_changes"
-            comment = "\n".join(vote.comment for vote in votes if vote.comment)
-        names = [user.username] if decision in AGAINST else [vote.user_name for vote in votes]
-        settle(approval, decision, wanted, self.actor, by=names, comment=comment)
+            approval.save(update_fields=["claimed_by", "claimed_until"])
+            return Outcome(approval, approval.quorum - len(votes))
+        asked = plan_of(approval, as_asked=True)
+        decision: Decision = "approve" if wanted.hash == asked.hash else "approve_with_changes"
+        said = "\n".join(vote.comment for vote in votes if vote.comment)
+        settle(approval, decision, wanted, self.actor, by=[vote.user_name for vote in votes], comment=said)
         return Outcome(approval)
+
+
+#: Of a request that this is not the way to decide on.
+_OTHER_KIND = {
+    Approval.Kind.PLAN: "A plan is approved, approved with changes, sent back for changes or rejected.",
+    Approval.Kind.EFFECT: "This asks what became of a call. Say that it happened, do it again, or give it up.",
+}
+#: What a reviewer's changes touch.
+_CHANGED = (
+    *("plan", "plan_hash", "flagged", "rules", "groups", "users", "quorum", "not_own", "links", "webhook"),
+    *("auto_action", "escalate_to", "escalate_at", "told_at"),
+)
+
+
+def plan_of(approval: Approval, *, as_asked: bool = False) -> Plan:
+    """Return the plan as it stands or as the agent asked for it; an empty one if that is none any more.
+
+    So what somebody altered in the database can still be rejected, by a person or at its deadline.
+    """
+    try:
+        return Plan.model_validate(approval.asked_plan if as_asked else approval.plan)
+    except ValidationError:
+        return Plan()
 
 
 def settle(
@@ -185,7 +210,11 @@ def settle(
     comment: str,
     state: Literal["expired"] | None = None,
 ) -> None:
-    """Write what was decided and let the run go on. The request is `locked`."""
+    """Write what was decided and let the run go on. The request is `locked`.
+
+    Raises:
+        AlreadyDecided: the run does not wait for it. Nothing is to be decided then.
+    """
     close(approval, decision, state or STATES[decision], actor, by=by, comment=comment)
     decided = Decided(
         approval_id=str(approval.pk),
@@ -194,21 +223,24 @@ def settle(
         decision=decision,
         plan=plan,
         plan_hash=plan.hash,
-        asked=tuple(call["id"] for call in approval.asked_plan["calls"]),
+        asked=tuple(call.id for call in plan_of(approval, as_asked=True).calls),
         comment=comment,
         by=tuple(by),
     )
     sealed = decided.model_copy(update={"seal": seal(decided)})
-    script.run(resolve(approval.run_id, approval.wait_key, plain(sealed)))
+    if not script.run(resolve(approval.run_id, approval.wait_key, plain(sealed))):
+        raise AlreadyDecided("The run does not wait for this any more.")
 
 
 def close(approval: Approval, decision: str, state: str, actor: Actor, *, by: Sequence[str], comment: str) -> None:
     """Write on the request, and in the trail, how it ended."""
     approval.state, approval.decision = state, decision
     approval.comment, approval.decided_by = comment, list(by)
-    approval.decided_at = Now()  # the database's clock
+    approval.decided_at = approval.locked_at
     approval.claimed_by, approval.claimed_until = None, None
-    approval.save()
+    approval.save(
+        update_fields=["state", "decision", "comment", "decided_by", "decided_at", "claimed_by", "claimed_until"]
+    )
     trail.record(
         actor,
         "approval.decide",

@@ -15,7 +15,10 @@ class Undecidable(Problem):
 
 
 class UnknownApproval(Problem):
-    """There is no such request, or you may not see it."""
+    """There is no such request, or you may not see it.
+
+    `GET /api/v1/approvals` lists those that you may decide on.
+    """
 
     slug, title, status = "unknown-approval", "There is no such approval", 404
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from approvals.errors import AlreadyDecided, MayNot, UnknownApproval
+from django.contrib.auth.models import User
+from django.db.models.functions import Now
+
+from approvals.errors import AlreadyDecided, Claimed, MayNot, UnknownApproval
 from approvals.models import Approval
 from approvals.models.approval import Person, groups_of
 from jobs import script
@@ -12,15 +15,17 @@ from jobs.transitions import lock
 
 
 def locked(approval_id: UUID) -> Approval:
-    """Lock a request and the job of its run, in the caller's transaction, and return it.
+    """Lock a request and the job of its run, in the caller's transaction, and return it with the time it is by now.
 
     Raises:
         UnknownApproval: there is none.
     """
     run_id = Approval.objects.filter(pk=approval_id).values_list("run_id", flat=True).first()
     if run_id is not None and script.run(lock(run_id)) is not None:
-        found = Approval.objects.select_for_update(of=("self",)).filter(pk=approval_id).first()
+        rows = Approval.objects.select_for_update(of=("self",)).annotate(at=Now())
+        found = rows.filter(pk=approval_id).first()
         if found is not None:
+            found.locked_at = vars(found).pop("at")
             return found
     raise UnknownApproval(f"There is no approval {approval_id}.")
 
@@ -32,7 +37,9 @@ def refuse_decided(approval: Approval) -> None:
         AlreadyDecided: and by whom.
     """
     if approval.state != Approval.State.PENDING:
-        raise AlreadyDecided(decided_words(approval), state=approval.state, decision=approval.decision)
+        raise AlreadyDecided(
+            decided_words(approval), state=approval.state, decision=approval.decision, by=approval.decided_by
+        )
 
 
 def decided_words(approval: Approval) -> str:
@@ -56,6 +63,8 @@ def decided_words(approval: Approval) -> str:
 
 def why_not(approval: Approval, user: Person) -> str:
     """Return why a person may not decide on a request; nothing if they may."""
+    if not user.is_active:
+        return "Your account is not active any more."
     if user.get_username() not in approval.users and not groups_of(user) & set(approval.groups):
         return f"Only {who_may(approval)} may decide on this."
     if approval.not_own and approval.requested_by_id == user.pk:
@@ -64,14 +73,33 @@ def why_not(approval: Approval, user: Person) -> str:
 
 
 def refuse_others(approval: Approval, user: Person) -> None:
-    """Refuse whoever may not decide.
+    """Refuse whoever may not decide, as the database knows them now: roles and accounts are taken away at any time.
 
     Raises:
         MayNot: and who may.
-        UnknownApproval: they may not even know of it.
     """
-    if why := why_not(approval, user):
+    now = User.objects.filter(pk=user.pk).first() if isinstance(user, User) else None
+    if why := why_not(approval, now) if now is not None else "Your account is gone.":
         raise MayNot(why)
+
+
+def holder(approval: Approval) -> User | None:
+    """Return who has claimed a `locked` request; nobody once the claim has run out, or they may not decide any more."""
+    until, user = approval.claimed_until, approval.claimed_by
+    if until is None or until <= approval.locked_at or user is None or why_not(approval, user):
+        return None
+    return user
+
+
+def refuse_claimed(approval: Approval, user: User) -> None:
+    """Refuse whoever would come between somebody and the `locked` request that they have claimed.
+
+    Raises:
+        Claimed: who has it, and until when.
+    """
+    if (other := holder(approval)) is not None and other != user:
+        until = f"{approval.claimed_until:%H:%M} UTC"
+        raise Claimed(f"{other.get_username()} is on it until {until}. Take it over if that cannot wait.")
 
 
 def who_may(approval: Approval) -> str:

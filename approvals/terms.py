@@ -39,15 +39,17 @@ def terms_of(rules: Sequence[Rule]) -> Terms:
     """
     rules = rules or (DEFAULT,)
     strictest = max(rules, key=_strictness)
+    # Another rule's deadline may come before what this one wants done before its own.
+    deadline = min(rule.deadline for rule in rules)
     return Terms(
         groups=strictest.groups,
         users=strictest.users,
         quorum=strictest.quorum,
         not_own=any(rule.not_own for rule in rules),
-        deadline=min(rule.deadline for rule in rules),
+        deadline=deadline,
         auto_action=strictest.auto_action,
-        remind=strictest.remind,
-        escalate_after=strictest.escalate_after,
+        remind=_within(deadline, strictest.remind),
+        escalate_after=_within(deadline, strictest.escalate_after),
         escalate_to=strictest.escalate_to,
         links=all(rule.links for rule in rules),
         webhook=all(rule.webhook for rule in rules),
@@ -57,3 +59,7 @@ def terms_of(rules: Sequence[Rule]) -> Terms:
 def _strictness(rule: Rule) -> tuple[int, bool, bool]:
     """Of two rules of one quorum the one of named people, or of a group other than the usual one, is the stricter."""
     return rule.quorum, rule.not_own, rule.groups != DEFAULT.groups
+
+
+def _within(deadline: timedelta, span: timedelta | None) -> timedelta | None:
+    return span if span is not None and span < deadline else None

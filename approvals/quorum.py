@@ -1,0 +1,72 @@
+"""How many must agree, how many can, and whose votes count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from approvals.locking import why_not
+from approvals.models import Approval, Vote
+from jobs import script
+from jobs.script import Script
+
+#: Votes for a plan; any vote against it decides at once.
+IN_FAVOUR = ("approve", "approve_with_changes")
+
+
+def counted(approval: Approval) -> list[Vote]:
+    """Return the votes that count for the plan as it stands, the first first.
+
+    Not those for another version of it, and not those of people who may not decide any more: a role that is taken
+    away, an account that is closed or a stricter rule takes the vote with it.
+    """
+    votes = approval.votes.filter(void=False, plan_hash=approval.plan_hash, decision__in=IN_FAVOUR)
+    return [
+        vote
+        for vote in votes.select_related("user").order_by("id")
+        if vote.user is not None and not why_not(approval, vote.user)
+    ]
+
+
+def able(
+    groups: Sequence[str], users: Sequence[str], *, limit: int, not_own: bool, requested_by: int | None
+) -> Script[int]:
+    """Return how many active people may decide on a request with those terms, ``limit`` at most."""
+    rows = yield (
+        "SELECT count(*) AS able FROM (SELECT 1 FROM auth_user u WHERE u.is_active"
+        " AND NOT coalesce(%(not_own)s AND u.id = %(asked)s::bigint, false)"
+        " AND (u.username = ANY(%(users)s::text[])"
+        # Admins are operators, and superusers are admins: `accounts.roles`.
+        "  OR (u.is_superuser AND %(groups)s::text[] && '{admin,operator}')"
+        "  OR EXISTS (SELECT 1 FROM auth_user_groups m JOIN auth_group g ON g.id = m.group_id WHERE m.user_id = u.id"
+        "    AND (g.name = ANY(%(groups)s::text[]) OR (g.name = 'admin' AND 'operator' = ANY(%(groups)s::text[])))))"
+        " LIMIT %(limit)s) found",
+        {"groups": list(groups), "users": list(users), "limit": limit, "not_own": not_own, "asked": requested_by},
+    )
+    return int(rows[0]["able"])
+
+
+def shortage(approval: Approval) -> str:
+    """Say that too few people can decide on a request, and what helps; nothing if there are enough."""
+    found = script.run(
+        able(
+            approval.groups,
+            approval.users,
+            limit=approval.quorum,
+            not_own=approval.not_own,
+            requested_by=approval.requested_by_id,
+        )
+    )
+    if found >= approval.quorum:
+        return ""
+    delegate = " A reviewer who can may delegate it." if found else ""
+    return f"{_too_few(found, approval.quorum)} can. An admin puts people into their groups.{delegate}"
+
+
+def asked_of_too_few(found: int, quorum: int) -> str:
+    """Say, in the reason of a request, that too few people could decide on it when it was made."""
+    return f"{_too_few(found, quorum)} could when it was asked."
+
+
+def _too_few(found: int, quorum: int) -> str:
+    must = "One person has to decide" if quorum == 1 else f"{quorum} people have to agree"
+    return f"{must}, and {f'only {found}' if found else 'nobody'}"
