@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import smtplib
 from dataclasses import dataclass, field
@@ -63,6 +64,8 @@ def send(to: str, message: Message, message_id: str) -> None:
         NotSent: it was not taken.
     """
     server = _server()
+    if "@" not in to or any(one.isspace() for one in to):
+        raise NotSent("The person's mail address is none.", way=WAY, retriable=False)
     host = urlsplit(settings.PUBLIC_URL).hostname or "localhost"
     headers = {"Message-ID": f"<{message_id}@{host}>", "Auto-Submitted": "auto-generated"}
     mail = EmailMessage(message.subject, message.body, settings.MAIL_FROM, [to], headers=headers)
@@ -87,8 +90,11 @@ def send(to: str, message: Message, message_id: str) -> None:
     except (smtplib.SMTPException, OSError) as error:
         raise NotSent(f"The mail server could not be talked to: {_words(server, error)}", way=WAY) from None
     except ValueError:  # of an address or a header that is none
-        what = "The mail cannot be written: the person's address, or ASTRA_MAIL_FROM, is no address."
+        what = "The mail cannot be written: the person's address or ASTRA_MAIL_FROM is none, or its subject no line."
         raise NotSent(what, way=WAY, retriable=False) from None
+    finally:
+        with contextlib.suppress(smtplib.SMTPException, OSError):
+            backend.close()  # it is open still if the server refused the password
 
 
 def fault() -> str:
