@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from agents.llm import demo_showcase, demo_talk
+from agents.llm import demo_posts, demo_shop, demo_showcase, demo_talk
 from agents.llm.demo_calls import about, exchange, results, strings
 from agents.relevance import Ranker, query_terms, salient, sentences, terms, top_sentences
 from agents.runtime.types import Message, ModelCall, ToolResult
@@ -41,6 +41,8 @@ _TOOL_LINES = {
     "web_crawl": "**read web pages** – give me an address and a question: *What does https://… say about …?*",
     "memory_write": "**remember** things for you – *Remember that our release day is Tuesday.*",
     "memory_read": "**look up** what you had me remember – *What do you remember about the release?*",
+    "order_lookup": "**look up an order** of the shop – give me its number",
+    "refund": "**refund an order** – give me its number, the amount and what is wrong with it",
     "file_read": "**read files** of the shared folder – *Read file notes.txt*, or *list the files*",
 }
 _ASTRA = (
@@ -89,7 +91,11 @@ def text(call: ModelCall) -> str:
     summed_up = demo_talk.summary(asked)
     if summed_up:
         return summed_up
+    if demo_posts.is_post(asked):
+        return demo_posts.post(asked)
     found = results(since)
+    if found and all(result.tool in demo_shop.TOOLS for result in found):
+        return f"{demo_shop.text(asked, since)}\n\n{SHORT_NOTE}"
     if found:
         return f"{of_results(asked, found)}\n\n{SHORT_NOTE}"
     return talk(asked, call)

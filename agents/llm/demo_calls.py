@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from agents.llm import demo_shop
 from agents.llm.demo_talk import asks_for_earlier
 from agents.relevance import query_terms, salient, terms
 from agents.runtime.types import Message, ModelCall, ToolResult, ToolSpec
@@ -85,7 +86,9 @@ def wanted(call: ModelCall) -> list[Wanted]:
     asked, since = exchange(call)
     offered = {spec.name: spec for spec in call.tools}
     done = [(made.tool, made.arguments) for message in since for made in message.calls]
-    if done:
+    if offered.keys() >= demo_shop.TOOLS:
+        planned = demo_shop.wanted(asked, call.messages[: -len(since) - 1], since, frozenset(offered))
+    elif done:
         planned = _after(asked, since, offered)
     else:
         planned = _first(asked, offered)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from agents.llm import demo_posts
 from agents.llm.demo_answers import NOTE
 from agents.llm.demo_calls import exchange, results, strings
 from agents.relevance import Ranker, best_quote, query_terms, salient, terms, top_sentences
@@ -32,6 +33,8 @@ def fill(schema: Schema, call: ModelCall) -> Any:
     fields = schema.get("properties", {})
     if "report" in fields and "citations" in fields and _SOURCE.search(asked):
         return cited(asked)
+    if schema.get("title") == demo_posts.TITLES:
+        return demo_posts.titles(asked)
     texts = [text for result in results(since) for text in strings(result.content)] or [asked]
     return _value(schema, schema, "", asked, texts, 0)
 

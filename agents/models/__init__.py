@@ -7,6 +7,7 @@ from agents.models.feedback import AgentNote, Feedback
 from agents.models.memory import Memory
 from agents.models.run import SEARCHED_INPUT, Run, Score, Step
 from agents.models.run_stat import RunStat, RunStatCursor
+from agents.models.shop import ShopOrder, ShopRefund
 
 __all__ = [
     "CLIENT_ID_LENGTH",
@@ -24,5 +25,7 @@ __all__ = [
     "RunStat",
     "RunStatCursor",
     "Score",
+    "ShopOrder",
+    "ShopRefund",
     "Step",
 ]

@@ -1,5 +1,5 @@
 """The programs that come with Astra. Importing this package registers them."""
 
-from agents.programs import loop, research
+from agents.programs import loop, publisher, refunds, research
 
-__all__ = ["loop", "research"]
+__all__ = ["loop", "publisher", "refunds", "research"]

@@ -8,7 +8,13 @@ from typing import Any
 
 from agents.tools.registry import Tool, registered
 
-MODULES = ("agents.tools.web", "agents.tools.memory", "agents.tools.files")
+MODULES = (
+    "agents.tools.web",
+    "agents.tools.memory",
+    "agents.tools.files",
+    "agents.tools.shop",
+    "agents.tools.publishing",
+)
 
 
 def load() -> Mapping[str, Tool[..., Any]]:
