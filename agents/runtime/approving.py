@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from agents.runtime.branches import Branch, Slot
+from agents.runtime.effects import Ledger
 from agents.runtime.parking import wait_key
+from agents.runtime.permits import Permits
 from agents.runtime.plain import plain
-from agents.runtime.plans import ChangesRequested, Decided, Gatekeeper, Plan, Rejected, call_key, read
+from agents.runtime.plans import ChangesRequested, Decided, Gatekeeper, Plan, PlanAltered, Rejected, read
 from agents.runtime.recorder import Done, Recorder
 from agents.runtime.types import ToolCall, ToolResult
 
@@ -24,16 +25,29 @@ class Wait(Protocol):
         """Return what the journal has of the decision, or what resolved the wait; else park."""
 
 
-class Approving:
-    """What people allowed this run to do."""
+class Turn(Protocol):
+    """The calls of one turn, as whoever runs them knows them."""
 
-    def __init__(self, gatekeeper: Gatekeeper, recorder: Recorder, wait: Wait) -> None:
+    calls: Sequence[ToolCall]
+    #: The key of each call's step.
+    keys: Sequence[str]
+
+    async def needless(self, places: Sequence[int]) -> set[int]:
+        """Return those of these calls that need no decision: they have run, and what they came to is known."""
+
+
+class Approving:
+    """What people allowed this run to do.
+
+    Rules are those of the newest load: they say which calls are asked about that nobody has decided on yet. What people
+    have decided stands, whatever the rules say by now.
+    """
+
+    def __init__(self, gatekeeper: Gatekeeper, recorder: Recorder, wait: Wait, ledger: Ledger) -> None:
         self._gatekeeper = gatekeeper
         self._recorder = recorder
         self._wait = wait
-        #: By call, the decisions that let it run and that it has yet to use up: it may run once for each time it stands
-        #: in a decided plan.
-        self._allowed: defaultdict[str, deque[str]] = defaultdict(deque)
+        self._permits = Permits(ledger, recorder)
 
     async def decide(self, branch: Branch, name: str, plan: Plan, reason: str) -> Plan:
         """Return the plan as people decided on it; its calls may then run.
@@ -54,47 +68,40 @@ class Approving:
             raise Rejected(_said("The plan was rejected", decided), comment=decided.comment)
         if decided.decision == "request_changes":
             raise ChangesRequested(_said("Changes were requested", decided), comment=decided.comment)
-        for call in decided.plan.calls:
-            self._allowed[call_key(call.tool, call.arguments)].append(decided.approval_id)
+        self._permits.grant(decided)
         return decided.plan
 
-    async def gate(
-        self, branch: Branch, calls: Sequence[ToolCall], done: Collection[int]
-    ) -> tuple[list[ToolCall], dict[int, ToolResult], dict[int, str]]:
-        """Ask about the calls that people must decide on; not about those at the places ``done``, which have run.
+    async def gate(self, branch: Branch, turn: Turn) -> tuple[list[ToolCall], dict[int, ToolResult], dict[int, str]]:
+        """Ask about the calls that people must decide on, all at once, before any call of the turn runs.
 
         Returns:
             The calls with the arguments that they may run with; refusals by place; and by place the decision that lets
             it run.
         """
         # Named after the turn: a decision on a later turn's calls is not taken for one on these.
-        turn = branch.counts["/tools"] = branch.counts.get("/tools", 0) + 1
-        name = f"{GATED} {turn}"
-        calls = list(calls)
+        number = branch.counts["/tools"] = branch.counts.get("/tools", 0) + 1
+        name = f"{GATED} {number}"
+        calls = list(turn.calls)
         refused: dict[int, ToolResult] = {}
         approved: dict[int, str] = {}
         for place, call in enumerate(calls):
-            decisions = self._allowed[call_key(call.tool, call.arguments)]
-            if decisions:
-                approved[place] = decisions.popleft()
+            if decision := await self._permits.take(call, turn.keys[place]):
+                approved[place] = decision
         while True:
-            settled = approved.keys() | refused.keys()
             whys = {
                 place: why
                 for place, call in enumerate(calls)
-                if place not in settled and place not in done and (why := self._gatekeeper.asks(call)) is not None
+                if place not in approved and place not in refused and (why := self._gatekeeper.asks(call)) is not None
             }
+            for place in await turn.needless(list(whys)):
+                del whys[place]
             if not whys and not self._recorder.knows(branch.peek_key(name)):
                 return calls, refused, approved
             slot = self._recorder.take(branch, name, "wait", {"calls": plain(calls)})
             asked = [self._gatekeeper.planned(calls[place]).model_copy(update={"id": _id(place)}) for place in whys]
-            plan = Plan(calls=tuple(asked))
             reasons = [{"call": _id(place), **why} for place, why in whys.items()]
-            decided = await self._ask(branch, slot, plan, "", reasons)
-            before = len(settled)
+            decided = await self._ask(branch, slot, Plan(calls=tuple(asked)), "", reasons)
             self._apply(decided, calls, refused, approved)
-            if len(approved) + len(refused) == before and whys:
-                return calls, {**refused, **{p: _refusal(calls[p], "rejected", decided) for p in whys}}, approved
 
     def _apply(
         self, decided: Decided, calls: list[ToolCall], refused: dict[int, ToolResult], approved: dict[int, str]
@@ -120,9 +127,13 @@ class Approving:
 
         def settled(result: Any) -> Done:
             decided = read(result, key, self._gatekeeper)
-            return Done(plain(decided), _said(decided.decision.replace("_", " ").capitalize(), decided))
+            return Done(plain(decided), _said(_DECIDED[decided.decision], decided))
 
-        return read(await self._wait(branch, slot, settled, data), key, self._gatekeeper)
+        try:
+            return read(await self._wait(branch, slot, settled, data), key, self._gatekeeper)
+        except PlanAltered as error:
+            branch.gate.stop(error)  # whatever the program makes of it, the run goes no further
+            raise
 
 
 def _id(place: int) -> str:
@@ -135,10 +146,16 @@ def _said(words: str, decided: Decided) -> str:
     return f"{words}{by}: {decided.comment}" if decided.comment else f"{words}{by}."
 
 
+_DECIDED = {
+    "approve": "Approved",
+    "approve_with_changes": "Approved with changes",
+    "request_changes": "Changes requested",
+    "reject": "Rejected",
+}
 _WORDS = {
-    "rejected": "A person rejected this call",
-    "changes-requested": "A person wants this done differently",
-    "removed": "A person took this call out of the plan",
+    "rejected": "This call was rejected",
+    "changes-requested": "Changes to this call were requested",
+    "removed": "This call was taken out of the plan",
 }
 
 

@@ -41,6 +41,23 @@ class _Pending:
     def batchable(self) -> bool:
         return self.policy is None or self.policy.batchable
 
+    @property
+    def has_effects(self) -> bool:
+        """Whether it goes through the ledger: what a decision lets run does, whatever the tool is."""
+        return self.policy is not None and (self.policy.effect or bool(self.approval_id))
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The calls of one turn before anybody has decided on them: `agents.runtime.approving.Turn`."""
+
+    caller: Caller
+    calls: Sequence[ToolCall]
+    keys: Sequence[str]
+
+    async def needless(self, places: Sequence[int]) -> set[int]:
+        return await self.caller.settled(self, places)
+
 
 class Caller:
     """Runs calls as steps of their own: batchable neighbours side by side, any other alone, in the order asked for."""
@@ -74,11 +91,13 @@ class Caller:
         A tool that fails, or is unknown, gives a result with ``ok=False`` for the model to read; so does a call that
         people did not approve. One that they changed runs as they changed it.
         """
-        calls, results, approved = await self._approving.gate(branch, calls, self._done(branch, calls))
+        turn = _Turn(self, calls, self._keys(branch, calls))
+        calls, results, approved = await self._approving.gate(branch, turn)
         missing: list[_Pending] = []
-        slots = {index: self._slot(branch, call) for index, call in enumerate(calls) if index not in results}
-        for index, slot in slots.items():
-            call = calls[index]
+        for index, call in enumerate(calls):
+            slot = self._slot(branch, call)  # of a refused call too: a call's place says what its step is called
+            if index in results:
+                continue
             found = self._recorder.recall(slot)
             if found is not None:
                 results[index] = _addressed(ToolResult.model_validate(plain(found.output)), call)
@@ -90,25 +109,51 @@ class Caller:
             await self._settle_unknown(missing)
         for group in _groups(missing):
             try:
-                for pending, result in zip(group, await self._together(group), strict=True):
-                    results[pending.index] = result
-            except EffectUnknown:
-                await self._settle_unknown(group)
-                raise
+                await self._finish(group, results)
             except RunError as error:
                 branch.caught += [(pending.slot, problem(error)) for pending in group if pending.error is error]
                 raise
         return tuple(results[index] for index in range(len(calls)))
 
-    def _done(self, branch: Branch, calls: Sequence[ToolCall]) -> set[int]:
-        """Return the places of the calls that are recorded."""
-        done, seen = set(), Counter[str]()
-        for place, call in enumerate(calls):
+    async def _finish(self, group: Sequence[_Pending], results: dict[int, ToolResult]) -> None:
+        """Run a group to its results. Where nobody knows how a call ended the line parks."""
+        while group:
+            unknown = []
+            for pending, result in zip(group, await self._together(group), strict=True):
+                if result is None:
+                    unknown.append(pending)
+                else:
+                    results[pending.index] = result
+            group = unknown
+            await self._settle_unknown(group)  # comes back if somebody has told meanwhile: a stale owner may
+
+    async def settled(self, turn: _Turn, places: Sequence[int]) -> set[int]:
+        """Return those of a turn's calls that will not run, whatever people decide: they have, or may have, already.
+
+        They are recorded; or the ledger has them, since a run that was sent back to its start does not repeat them.
+        """
+        found = {place for place in places if self._recorder.knows(turn.keys[place])}
+        begun: dict[str, int] = {}
+        for place in places:
+            policy = self._policy(turn.calls[place].tool)
+            if place not in found and policy is not None and policy.effect:
+                begun[self._key(turn.keys[place], turn.calls[place])] = place
+        if begun:
+            for key, effect in (await self._recorder.guarded(self._ledger.look(list(begun)))).items():
+                policy = self._policy(turn.calls[begun[key]].tool)
+                is_open = effect.state == "interrupted" and policy is not None and not policy.idempotent
+                if effect.state in ("done", "given-up") or is_open:
+                    found.add(begun[key])
+        return found
+
+    def _keys(self, branch: Branch, calls: Sequence[ToolCall]) -> list[str]:
+        """Return the keys that the steps of the calls will have."""
+        keys, seen = [], Counter[str]()
+        for call in calls:
             name = _name(call)
-            if self._recorder.knows(branch.peek_key(name, seen[name])):
-                done.add(place)
+            keys.append(branch.peek_key(name, seen[name]))
             seen[name] += 1
-        return done
+        return keys
 
     def _slot(self, branch: Branch, call: ToolCall) -> Slot:
         name = _name(call)
@@ -123,16 +168,21 @@ class Caller:
         except LookupError:
             return None
 
-    async def _together(self, group: Sequence[_Pending]) -> list[ToolResult]:
+    async def _together(self, group: Sequence[_Pending]) -> list[ToolResult | None]:
         room = asyncio.Semaphore(self._most)
         return await settle([asyncio.create_task(self._step(pending, room)) for pending in group])
 
-    async def _step(self, pending: _Pending, room: asyncio.Semaphore) -> ToolResult:
+    async def _step(self, pending: _Pending, room: asyncio.Semaphore) -> ToolResult | None:
+        """Run one call and record it. None, and only its failure told: nobody knows whether it took effect."""
         async with room:
             recorder, slot = self._recorder, pending.slot
             started = await recorder.begin(slot)
             try:
                 result, output = await self._result(pending)
+            except EffectUnknown as unknown:
+                # Those beside it go on: cut off, nobody would know of them either.
+                await recorder.fail(slot, unknown, started)
+                return None
             except Exception as raised:
                 pending.error = as_run_error(raised)
                 await recorder.fail(slot, pending.error, started)
@@ -142,65 +192,81 @@ class Caller:
             return result
 
     async def _result(self, pending: _Pending) -> tuple[ToolResult, Any]:
-        call, slot = pending.call, pending.slot
+        call = pending.call
         if pending.policy is None:
             known = ", ".join(self._names) or "none at all"
             result = _refusal(call, "unknown-tool", f"There is no tool {call.tool!r}. You may use: {known}.")
         else:
             result = _addressed(await self._call(pending, pending.policy), call)
-        try:
-            output = plain(result, f"The result of {call.tool}")
-            self._recorder.measure(slot, output)
-        except (NotJson, OutputTooLarge) as error:
-            result = _refusal(call, error.slug, error.detail)
-            output = plain(result)
+        output = self._outcome(pending, result)
         return ToolResult.model_validate(output), output
+
+    def _outcome(self, pending: _Pending, result: ToolResult) -> Any:
+        """Return a result as the journal keeps it; one that it cannot keep says so."""
+        try:
+            output = plain(result, f"The result of {pending.call.tool}")
+            self._recorder.measure(pending.slot, output)
+        except (NotJson, OutputTooLarge) as error:
+            if result.ok and pending.has_effects:  # as a failure a redrive would do it again
+                note = f"It was done. What it came back with could not be kept: {error.detail}"
+                return plain(result.model_copy(update={"content": note}))
+            return plain(_refusal(pending.call, error.slug, error.detail))
+        return output
 
     async def _call(self, pending: _Pending, policy: ToolPolicy) -> ToolResult:
         """Run a call; one with effects through the ledger, so that what is done is not done again."""
         call, context = pending.call, self._context(pending)
-        if not (policy.effect or pending.approval_id):
+        if not pending.has_effects:
             return await self._toolbox.call(call, context)
+        key = context.idempotency_key
         found = await self._recorder.guarded(self._ledger.begin(call, context, idempotent=policy.idempotent))
         if found.state == "done":
             return ToolResult.model_validate(found.result)
         if found.state == "given-up":
             return given_up(call)
+        if found.state == "interrupted":
+            raise EffectUnknown(f"{call.tool} was begun before: nobody knows whether it took effect.")
         result = await self._toolbox.call(call, context)
         # Out of time: it may have happened all the same. Repeating it is for a person to decide, unless it is harmless.
         known = policy.idempotent or result.error != "timeout"
-        await self._recorder.guarded(self._ledger.end(context.idempotency_key, plain(result), known=known))
+        await self._recorder.told(self._ledger.end(key, self._outcome(pending, result), known=known))
         if not known:
             raise EffectUnknown(f"{call.tool} did not answer in time: nobody knows whether it took effect.")
         return result
 
     async def _settle_unknown(self, missing: Sequence[_Pending]) -> None:
-        """Park the line where a call was begun and nobody knows how it ended: a person says what became of it."""
-        keys = {
-            self._context(pending).idempotency_key: pending
+        """Park the line where calls were begun and nobody knows how they ended: of each a person says what became."""
+        asked = {
+            self._key(pending.slot.key, pending.call): pending
             for pending in missing
-            if pending.policy is not None
-            and (pending.policy.effect or pending.approval_id)
-            and not pending.policy.idempotent
+            if pending.policy is not None and pending.has_effects and not pending.policy.idempotent
         }
-        if not keys:
+        if not asked:
             return
-        for key, effect in (await self._recorder.guarded(self._ledger.look(list(keys)))).items():
-            if effect.state == "interrupted":
-                call = keys[key].call
-                data = {"effect": key, "tool": call.tool, "arguments": plain(call.arguments)}
-                await self._parking.park(Waiting(wait_of(key, effect), "person", None, data))
+        waits = []
+        known = await self._recorder.guarded(self._ledger.look(list(asked)))
+        for key, pending in asked.items():
+            effect = known.get(key)
+            if effect is not None and effect.state == "interrupted":
+                data = {"effect": key, "tool": pending.call.tool, "arguments": plain(pending.call.arguments)}
+                waits.append(Waiting(wait_of(key, effect), "person", None, data))
+        if waits:
+            await self._parking.park(*waits)
 
     def _context(self, pending: _Pending) -> ToolContext:
-        call, slot = pending.call, pending.slot
         return ToolContext(
             run_id=self._run_id,
             user_id=self._user_id,
             agent=self._agent,
-            step_key=slot.key,
-            idempotency_key=digest([self._run_id, slot.key, call.tool, plain(call.arguments)]),
+            step_key=pending.slot.key,
+            idempotency_key=self._key(pending.slot.key, pending.call),
             approval_id=pending.approval_id,
         )
+
+    def _key(self, step_key: str, call: ToolCall) -> str:
+        """Return what a call is known by outside: the same over crashes and redrives, until it is to be repeated."""
+        bound = [self._run_id, step_key, call.tool, plain(call.arguments)]
+        return digest(bound if self._ledger.epoch == 1 else [*bound, self._ledger.epoch])
 
 
 def _name(call: ToolCall) -> str:

@@ -117,14 +117,15 @@ class RunContext:
             self.meter.add(lost)
         self._asker = Asker(port, self.meter, agent.models, self.options.attempts, self.left_s)
         self._answer = Answer(port, self._transport, self.options.streaming)
-        self._approving = Approving(gatekeeper or OpenGate(), self.recorder, self._wait_for_people)
+        ledger = ledger or MemoryLedger()
+        self._approving = Approving(gatekeeper or OpenGate(), self.recorder, self._wait_for_people, ledger)
         self._caller = Caller(
             toolbox,
             agent,
             self.recorder,
             self._approving,
             self.parking,
-            ledger or MemoryLedger(),
+            ledger,
             self.options.max_batch_size,
             run_id,
             user_id,
@@ -373,8 +374,9 @@ class RunContext:
         """Ask people to decide on a plan and return it as they decided: perhaps with other arguments.
 
         The run leaves its worker until then. What the plan's calls may do they may do once: hand ``plan.calls`` to
-        `ctx.tools`. ``revise`` is awaited with the plan and what was said when changes are requested, and what it
-        returns is asked about again.
+        `ctx.tools`. A call with other arguments is another call: the rules say whether it is asked about. Nobody is
+        asked about a plan that has neither calls nor words. ``revise`` is awaited with the plan and what was said when
+        changes are requested, and what it returns is asked about again.
 
         Raises:
             Rejected, ChangesRequested: people decided so; the comment is what they said.
@@ -382,7 +384,7 @@ class RunContext:
             pydantic.ValidationError: data that is no plan.
         """
         wanted = as_plan(plan)
-        while True:
+        while wanted.calls or wanted.title or wanted.summary:
             try:
                 with self.gate.enter("approve") as branch:
                     return await self._approving.decide(branch, name, wanted, reason)
@@ -390,6 +392,7 @@ class RunContext:
                 if revise is None:
                     raise
                 wanted = as_plan(await revise(wanted, str(asked.extra.get("comment", ""))))
+        return wanted
 
     async def _wait_for_people(self, branch: Branch, slot: Slot, settled: Callable[[Any], Done], data: Any) -> Any:
         return await self._wait(branch, slot, "person", None, settled, data)

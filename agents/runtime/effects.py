@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 from agents.runtime.ports import ToolContext
 from agents.runtime.types import ToolCall, ToolResult
 
-#: fresh: it may run now. done: it has run, with that result. interrupted: it was begun and nobody knows how it ended.
-#: given-up: a person decided that it is not to run.
+#: fresh: it may run now. done: it has run, with that result, well or not. interrupted: it was begun and nobody knows
+#: how it ended. given-up: a person decided that it is not to run.
 EffectState = Literal["fresh", "done", "interrupted", "given-up"]
 
 
@@ -23,14 +23,37 @@ class Effect:
     attempt: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Used:
+    """A call that was begun under a decision."""
+
+    approval_id: str
+    step_key: str
+    tool: str
+    arguments: dict[str, Any]
+
+
 class Ledger(Protocol):
-    """Where effects are kept. A stale owner may not begin one, but may still tell how one that it began ended."""
+    """Where effects are kept. A stale owner may not begin one, but may still tell how one that it began ended.
+
+    A tool that answers, or raises, has told how the call ended: a failure that it tells of is known, and is taken to
+    have changed nothing. One that did not answer in time, or whose process died, has not told.
+    """
+
+    @property
+    def epoch(self) -> int:
+        """A part of each key. Raised when a person wants what was done to be done again."""
 
     async def look(self, keys: list[str]) -> dict[str, Effect]:
         """Return what is known of calls, by idempotency key; nothing of those never begun."""
 
+    async def used(self) -> list[Used]:
+        """Return the calls of this run that were begun under decisions."""
+
     async def begin(self, call: ToolCall, context: ToolContext, *, idempotent: bool) -> Effect:
-        """Write that the call begins, unless it is done or given up; return where it then stands.
+        """Write that the call begins, if it may; return where it then stands: `fresh`, it runs now.
+
+        One that is done, given up, or interrupted and not idempotent stays as it is.
 
         Raises:
             Superseded: another owner has the run.
@@ -45,18 +68,25 @@ class MemoryLedger:
     """A ledger for tests and for runs that live in memory."""
 
     effects: dict[str, Effect] = field(default_factory=dict)
+    begun: dict[str, Used] = field(default_factory=dict)
+    epoch: int = 1
 
     async def look(self, keys: list[str]) -> dict[str, Effect]:
         """Return what it has of them."""
         return {key: self.effects[key] for key in keys if key in self.effects}
 
+    async def used(self) -> list[Used]:
+        """Return those that a decision let run."""
+        return [one for one in self.begun.values() if one.approval_id]
+
     async def begin(self, call: ToolCall, context: ToolContext, *, idempotent: bool) -> Effect:
         """Note that it begins."""
         key = context.idempotency_key
         before = self.effects.get(key, Effect())
-        if before.state in ("done", "given-up"):
+        if before.state in ("done", "given-up") or (before.state == "interrupted" and not idempotent):
             return before
         self.effects[key] = Effect("interrupted", None, before.attempt + 1)
+        self.begun[key] = Used(context.approval_id, context.step_key, call.tool, call.arguments)
         return Effect("fresh", None, before.attempt + 1)
 
     async def end(self, key: str, result: Any, *, known: bool) -> None:

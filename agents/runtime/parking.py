@@ -51,15 +51,16 @@ class Parking:
         if self._lines == 0:
             self.quiet.set()
 
-    async def park(self, wait: Waiting) -> None:
-        """Wait. Never returns: the claim ends when nothing else goes on, or the line is cancelled before that."""
-        self._waits[wait.key] = wait
+    async def park(self, *waits: Waiting) -> None:
+        """Wait for all of them. Never returns: the claim ends when nothing else goes on, or the line is cancelled."""
+        self._waits |= {wait.key: wait for wait in waits}
         self.end()
         try:
             await asyncio.get_running_loop().create_future()
         finally:
             if not self.quiet.is_set():  # a line beside it failed: this one is cut off, and nobody is to be asked
-                del self._waits[wait.key]
+                for wait in waits:
+                    del self._waits[wait.key]
                 self.begin()
 
 

@@ -12,6 +12,8 @@ from agents.runtime.errors import RunError
 from agents.runtime.plain import digest, plain
 from agents.runtime.types import ToolCall, Value
 
+#: Characters of a call's id.
+MAX_ID = 100
 Decision = Literal["approve", "approve_with_changes", "request_changes", "reject"]
 
 
@@ -58,7 +60,7 @@ class Decided(Value):
     asked: tuple[str, ...] = ()
     comment: str = ""
     by: tuple[str, ...] = ()
-    #: Made when it was decided, over ids, decision and hash, with the site's key: see `Gatekeeper`.
+    #: Made when it was decided, over all of it, with the site's key: see `Gatekeeper`.
     seal: str = ""
 
 
@@ -72,7 +74,7 @@ class Gatekeeper(Protocol):
         """Return the call as a person reads it: what it touches, whether it can be undone, what it costs."""
 
     def holds(self, decided: Decided) -> bool:
-        """Tell whether the seal was made for this decision on this run: nobody wrote it into the database by hand."""
+        """Tell whether this is what people decided on this run: nobody wrote or altered it in the database by hand."""
 
 
 class OpenGate:
@@ -131,8 +133,8 @@ def as_plan(given: Plan | Sequence[ToolCall | PlannedCall] | dict[str, Any]) -> 
             for call in given
         ]
         plan = Plan(calls=tuple(calls))
-    ids = {call.id for call in plan.calls}
-    if "" in ids or len(ids) < len(plan.calls):  # a model may give none, or one id to two of them
+    ids = {call.id for call in plan.calls if call.id.isprintable() and 0 < len(call.id) <= MAX_ID}
+    if len(ids) < len(plan.calls):  # a model may give none, one id to two of them, or what no row keeps
         numbered = tuple(call.model_copy(update={"id": str(n)}) for n, call in enumerate(plan.calls, 1))
         plan = plan.model_copy(update={"calls": numbered})
     return plan
@@ -147,10 +149,16 @@ def read(result: Any, wait_key: str, gatekeeper: Gatekeeper) -> Decided:
     try:
         decided = Decided.model_validate(result)
     except ValidationError:
-        raise PlanAltered("The decision in the database is not one that Astra wrote. Nothing of it was run.") from None
+        raise PlanAltered(
+            "The decision in the database is not one that Astra wrote. Nothing of it was run. Find out who changed it,"
+            " then redrive from the start: people are asked anew.",
+            wait=wait_key,
+        ) from None
     if decided.wait_key != wait_key or decided.plan.hash != decided.plan_hash or not gatekeeper.holds(decided):
         raise PlanAltered(
-            "The plan in the database is not the one that was approved. Nothing of it was run.",
+            "The plan in the database is not the one that was approved. Nothing of it was run. Find out who changed it,"
+            " then redrive from the start: people are asked anew.",
+            wait=wait_key,
             approval=decided.approval_id,
         )
     return decided

@@ -255,20 +255,23 @@ class Recorder:
             await self.guarded(self._journal.progress(done, total, note))
 
     async def _write(self, record: StepRecord) -> None:
-        writing = asyncio.ensure_future(self.guarded(self._journal.record(record)))
+        await self.told(self._journal.record(record))
+        if record.ok:
+            self.steps += 1
+        await self._transport.step(record)
+
+    async def told(self, work: Awaitable[Any]) -> Any:
+        """Await a write of what has happened. A run that is cut off meanwhile still lets it finish, if it soon does."""
+        writing = asyncio.ensure_future(self.guarded(work))
         try:
-            await asyncio.shield(writing)
+            return await asyncio.shield(writing)
         except asyncio.CancelledError:
-            # The step has happened: if it can still be written down, it must be.
             try:
                 await asyncio.wait({writing}, timeout=WRITE_GRACE_S)
             finally:
                 if not writing.cancel() and not writing.cancelled():
                     writing.exception()  # looked at, so that asyncio does not complain of it
             raise
-        if record.ok:
-            self.steps += 1
-        await self._transport.step(record)
 
     async def guarded(self, work: Awaitable[Any]) -> Any:
         """Await the journal, or the ledger. Whatever it raises stops the run: what is not written is not gone past."""

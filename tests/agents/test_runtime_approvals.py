@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from agents.runtime.context import RunContext
+from agents.runtime.effects import MemoryLedger
 from agents.runtime.errors import RunError
 from agents.runtime.parking import RunParked
 from agents.runtime.plain import plain
@@ -22,7 +24,7 @@ from agents.runtime.plans import (
     Rejected,
     as_plan,
 )
-from agents.runtime.ports import ToolContext, Waiting
+from agents.runtime.ports import Superseded, ToolContext, ToolPolicy, Waiting
 from agents.runtime.types import ToolCall
 from tests.support.scripted import JsonJournal, ScriptedTools, call, go
 from tests.support.virtual_time import run
@@ -76,6 +78,8 @@ class Case:
     program: Program
     gate: Gate = field(default_factory=Gate)
     journal: JsonJournal = field(default_factory=JsonJournal)
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    policies: Mapping[str, ToolPolicy] = field(default_factory=dict)
     ran: list[tuple[dict[str, Any], bool]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -83,10 +87,12 @@ class Case:
             self.ran.append((call.arguments, bool(context.approval_id)))
             return "ok"
 
-        self.toolbox = ScriptedTools({"look": tool, "write": tool})
+        self.toolbox = ScriptedTools({"look": tool, "write": tool}, self.policies)
 
     def go(self) -> Any:
-        return run(go(self.program, self.journal, toolbox=self.toolbox, gatekeeper=self.gate)).output
+        return run(
+            go(self.program, self.journal, toolbox=self.toolbox, gatekeeper=self.gate, ledger=self.ledger)
+        ).output
 
     def asked(self) -> Waiting:
         with pytest.raises(RunParked) as caught:
@@ -135,7 +141,7 @@ def test_approved_calls_run_once_beside_those_nobody_had_to_decide_on() -> None:
 def test_a_rejected_call_is_a_result_for_the_model_to_read() -> None:
     case = Case(writes)
     results = case.decide("reject", comment="too much")
-    assert results[1] == [False, "rejected", "A person rejected this call by rita: too much"]
+    assert results[1] == [False, "rejected", "This call was rejected by rita: too much"]
     assert ({"amount": 150}, True) not in case.ran
     assert len(case.ran) == 2
     assert case.go() == results
@@ -143,7 +149,7 @@ def test_a_rejected_call_is_a_result_for_the_model_to_read() -> None:
 
 def test_requested_changes_are_a_result_for_the_model_to_read() -> None:
     results = Case(writes).decide("request_changes", comment="in two parts")
-    assert results[1] == [False, "changes-requested", "A person wants this done differently by rita: in two parts"]
+    assert results[1] == [False, "changes-requested", "Changes to this call were requested by rita: in two parts"]
 
 
 def test_a_call_that_people_changed_runs_as_they_changed_it() -> None:
@@ -338,3 +344,240 @@ def test_two_branches_ask_at_the_same_time() -> None:
     assert case.ran == [({"amount": 5}, False)]
     case.journal.results = {wait.key: decision(wait) for wait in caught.value.waits}
     assert case.go() == [True, True, True]
+
+
+# --- Replays ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_steps_summary_says_who_decided_what() -> None:
+    changed = Plan(calls=(PlannedCall(id="2", tool="write", arguments={"amount": 90}),))
+    case = Case(writes)
+    case.decide("approve_with_changes", plan=changed, comment="half")
+    (step,) = [record for record in case.journal.records if record.kind == "wait"]
+    assert (step.name, step.summary) == ("approve calls 1", "Approved with changes by rita: half")
+    assert step.output["plan"]["calls"][0]["arguments"] == {"amount": 90}
+
+
+@pytest.mark.parametrize("cut_after", range(4))
+def test_a_turn_that_is_cut_off_anywhere_runs_each_call_once_and_asks_nobody_again(cut_after: int) -> None:
+    case = Case(writes, policies={"write": ToolPolicy(batchable=False, effect=True, idempotent=False)})
+    wait = case.asked()
+    case.journal.results = {wait.key: decision(wait)}
+    case.journal.cut_after = cut_after
+    with pytest.raises(Superseded):
+        case.go()
+    case.journal.cut_after = None
+    assert [ok for ok, _, _ in case.go()] == [True, True, True]
+    assert [ran for ran in case.ran if ran[0]] == [({"amount": 150}, True), ({"amount": 20}, False)]
+
+
+def test_a_refused_call_does_not_change_what_the_calls_after_it_are_called() -> None:
+    async def program(ctx: RunContext) -> Any:
+        results = await ctx.tools([call("write", "c1", amount=150), call("write", "c2", amount=20)])
+        await ctx.wait_event("go")
+        return [result.error for result in results]
+
+    case = Case(program)
+    wait = case.asked()
+    case.journal.results = {wait.key: decision(wait, "reject")}
+    with pytest.raises(RunParked):
+        case.go()
+    assert case.ran == [({"amount": 20}, False)]
+    case.gate.over = 10  # by now it would be asked about: but it has run
+    case.journal.results["go#1"] = None
+    assert case.go() == ["rejected", None]
+    assert len(case.ran) == 1
+
+
+def test_a_rule_that_came_while_people_decided_is_asked_about_before_anything_runs() -> None:
+    case = Case(writes)
+    wait = case.asked()
+    case.journal.results = {wait.key: decision(wait)}
+    case.gate.over = 10
+    second = case.asked()
+    assert [one["id"] for one in second.data["plan"]["calls"]] == ["3"], "what was approved stays approved"
+    assert case.ran == []
+    case.journal.results[second.key] = decision(second, "reject")
+    assert [error for _, error, _ in case.go()] == [None, None, "rejected"]
+    assert case.ran == [({}, False), ({"amount": 150}, True)]
+
+
+def test_a_program_that_swallows_that_its_plan_was_altered_goes_no_further() -> None:
+    async def stubborn(ctx: RunContext) -> Any:
+        with suppress(RunError):
+            await ctx.approve(PLAN)
+        return await ctx.tools([call("look", "c1")])
+
+    case = Case(stubborn)
+    wait = case.asked()
+    result = decision(wait)
+    result["plan"]["calls"][0]["arguments"]["amount"] = 999
+    case.journal.results = {wait.key: result}
+    with pytest.raises(PlanAltered):
+        case.go()
+    assert case.ran == []
+
+
+def test_a_decision_that_is_altered_in_the_journal_runs_nothing_more() -> None:
+    case = Case(asks_first)
+    wait = case.asked()
+    case.journal.results = {wait.key: decision(wait)}
+    case.journal.cut_after = 1  # its process dies when the decision is recorded and the call is not
+    with pytest.raises(Superseded):
+        case.go()
+    case.journal.cut_after = None
+    recorded = case.journal.steps["approve#1"]
+    case.journal.steps["approve#1"] = replace(recorded, output=recorded.output.replace("500", "999"))
+    with pytest.raises(PlanAltered):
+        case.go()
+    assert [arguments for arguments, _ in case.ran] == [{"amount": 500}]
+
+
+# --- Once for each time that it stands in the plan -------------------------------------------------------------------
+
+
+def test_a_call_that_stands_twice_in_a_plan_runs_twice_and_a_third_time_is_asked_about() -> None:
+    twice = as_plan([PlannedCall(id=n, tool="write", arguments={"amount": 500}) for n in ("1", "2")])
+
+    async def program(ctx: RunContext) -> Any:
+        plan = await ctx.approve(twice)
+        return [result.ok for result in await ctx.tools([*plan.calls, plan.calls[0]])]
+
+    case = Case(program)
+    wait = case.asked()
+    case.journal.results = {wait.key: decision(wait)}
+    second = case.asked()
+    assert [one["id"] for one in second.data["plan"]["calls"]] == ["3"]
+    assert case.ran == []
+    case.journal.results[second.key] = decision(second)
+    assert case.go() == [True, True, True]
+    assert len(case.ran) == 3
+
+
+def test_a_program_that_changes_what_was_approved_is_asked_again() -> None:
+    async def program(ctx: RunContext) -> Any:
+        plan = await ctx.approve(PLAN)
+        (one,) = plan.calls
+        return await ctx.tools([one.model_copy(update={"arguments": {"amount": 501}})])
+
+    case = Case(program)
+    wait = case.asked()
+    case.journal.results = {wait.key: decision(wait)}
+    second = case.asked()
+    assert second.data["plan"]["calls"][0]["arguments"] == {"amount": 501}
+    assert case.ran == []
+
+
+def test_the_branch_that_used_a_decision_up_has_used_it_in_every_replay() -> None:
+    async def program(ctx: RunContext) -> Any:
+        async def one(event: str) -> Any:
+            await ctx.wait_event(event)
+            return (await ctx.tools(PLAN.calls))[0].ok
+
+        await ctx.approve(PLAN)
+        return await ctx.gather(one("first"), one("second"))
+
+    case = Case(program)
+    wait = case.asked()
+    case.journal.results = {wait.key: decision(wait), "1.1/second#1": None}
+    with pytest.raises(RunParked) as caught:
+        case.go()
+    assert [one.kind for one in caught.value.waits] == ["event"]
+    assert len(case.ran) == 1, "the second branch came first"
+    case.journal.results["1.0/first#1"] = None
+    second = case.asked()
+    assert second.key.startswith("1.0/")
+    assert len(case.ran) == 1
+    case.journal.results[second.key] = decision(second)
+    assert case.go() == [True, True]
+    assert len(case.ran) == 2
+
+
+def test_a_decision_that_a_branch_had_begun_to_use_when_its_process_died_is_no_other_branchs() -> None:
+    async def program(ctx: RunContext) -> Any:
+        async def one(event: str) -> Any:
+            await ctx.wait_event(event)
+            return (await ctx.tools(PLAN.calls))[0].ok
+
+        await ctx.approve(PLAN)
+        return await ctx.gather(one("first"), one("second"))
+
+    case = Case(program, policies={"write": ToolPolicy(effect=True)})
+    wait = case.asked()
+    case.journal.results = {wait.key: decision(wait), "1.1/second#1": None}
+    case.journal.cut_after = 2  # the approval and the event are recorded, the call is not
+    with pytest.raises(Superseded):
+        case.go()
+    case.journal.cut_after = None
+    case.journal.results["1.0/first#1"] = None
+    assert case.asked().key.startswith("1.0/")
+    assert len(case.ran) == 1
+
+
+# --- Plans in branches, plans of nothing -----------------------------------------------------------------------------
+
+
+def test_branches_ask_about_their_plans_at_the_same_time() -> None:
+    async def one(ctx: RunContext, amount: int) -> Any:
+        plan = await ctx.approve([call("write", "c", amount=amount)])
+        return [result.ok for result in await ctx.tools(plan.calls)]
+
+    async def program(ctx: RunContext) -> Any:
+        return await ctx.gather(one(ctx, 200), one(ctx, 300))
+
+    case = Case(program)
+    with pytest.raises(RunParked) as caught:
+        case.go()
+    assert [wait.key for wait in caught.value.waits] == ["1.0/approve#1", "1.1/approve#1"]
+    case.journal.results = {wait.key: decision(wait) for wait in caught.value.waits}
+    assert case.go() == [[True], [True]]
+    assert case.ran == [({"amount": 200}, True), ({"amount": 300}, True)]
+
+
+def test_a_decision_on_one_branchs_plan_is_none_on_anothers() -> None:
+    async def one(ctx: RunContext) -> Any:
+        return await ctx.tools((await ctx.approve(PLAN)).calls)
+
+    async def program(ctx: RunContext) -> Any:
+        await ctx.gather(one(ctx), one(ctx))
+
+    case = Case(program)
+    with pytest.raises(RunParked) as caught:
+        case.go()
+    first, second = caught.value.waits
+    case.journal.results = {first.key: decision(first), second.key: decision(first)}
+    with pytest.raises(PlanAltered):
+        case.go()
+
+
+def test_nobody_is_asked_about_nothing() -> None:
+    async def program(ctx: RunContext) -> Any:
+        return (await ctx.approve([])).calls
+
+    assert Case(program).go() == []
+
+
+def test_people_are_asked_about_a_plan_of_words() -> None:
+    async def program(ctx: RunContext) -> Any:
+        return (await ctx.approve(Plan(title="Go on?"))).title
+
+    case = Case(program)
+    assert case.decide() == "Go on?"
+
+
+def test_what_is_done_already_is_not_asked_about_when_a_run_begins_anew() -> None:
+    case = Case(writes, policies={"write": ToolPolicy(effect=True, idempotent=False)})
+    case.decide()
+    again = Case(writes, ledger=case.ledger, policies=case.policies)
+    assert [ok for ok, _, _ in again.go()] == [True, True, True]
+    assert again.ran == [({}, False)], "what it looked at it looks at again"
+
+
+def test_what_is_to_be_done_again_is_asked_about_again() -> None:
+    case = Case(writes, policies={"write": ToolPolicy(effect=True, idempotent=False)})
+    case.decide()
+    case.ledger.epoch = 2
+    again = Case(writes, ledger=case.ledger, policies=case.policies)
+    again.decide()
+    assert [arguments for arguments, _ in again.ran] == [{}, {"amount": 150}, {"amount": 20}]
+    assert len({context.idempotency_key for context in case.toolbox.contexts + again.toolbox.contexts}) == 6

@@ -141,6 +141,88 @@ def test_a_call_that_ran_out_of_time_may_have_happened() -> None:
     assert case.journal.keys == []
 
 
+def test_all_that_nobody_knows_of_in_a_turn_is_asked_at_once_and_those_beside_it_go_on() -> None:
+    ledger, journal = MemoryLedger(), JsonJournal()
+    late = {1, 3}
+
+    def pay(call: ToolCall, context: ToolContext) -> Any:
+        amount = call.arguments["amount"]
+        if amount in late:
+            return ToolResult(call_id=call.id, tool="write", ok=False, error="timeout", content="too late")
+        return amount
+
+    toolbox = ScriptedTools({"write": pay}, {"write": PAY})
+
+    async def program(ctx: RunContext) -> Any:
+        return [result.content for result in await ctx.tools([call("write", amount=n) for n in (1, 2, 3)])]
+
+    with pytest.raises(RunParked) as caught:
+        run(go(program, journal, toolbox=toolbox, ledger=ledger))
+    assert [wait.data["arguments"]["amount"] for wait in caught.value.waits] == [1, 3]
+    assert journal.keys == ["write#2"]
+    for key, effect in ledger.effects.items():
+        if effect.state == "interrupted":
+            ledger.effects[key] = Effect("fresh", None, effect.attempt)
+    late.clear()
+    assert run(go(program, journal, toolbox=toolbox, ledger=ledger)).output == [1, 2, 3]
+    assert [call.arguments["amount"] for call in toolbox.ran] == [1, 2, 3, 1, 3]
+
+
+def test_nothing_that_comes_after_an_unknown_call_runs_before_somebody_has_said_what_became_of_it() -> None:
+    alone = ToolPolicy(effect=True, idempotent=False, batchable=False)
+    answer = ToolResult(call_id="c1", tool="write", ok=False, error="timeout", content="too late")
+    toolbox = ScriptedTools({"write": lambda call, context: answer}, {"write": alone})
+
+    async def program(ctx: RunContext) -> Any:
+        await ctx.tools([call("write", "c1", amount=1), call("write", "c2", amount=2)])
+
+    with pytest.raises(RunParked):
+        run(go(program, toolbox=toolbox))
+    assert [call.arguments["amount"] for call in toolbox.ran] == [1]
+
+
+def test_a_failure_that_the_tool_told_of_is_known() -> None:
+    case = Case()
+    case.answer = ToolResult(call_id="c1", tool="write", ok=False, error="failed", content="no such account")
+    assert case.go() == [False, "failed", "no such account"]
+    (effect,) = case.ledger.effects.values()
+    assert (effect.state, effect.result["ok"]) == ("done", False)
+    assert case.go() == [False, "failed", "no such account"]
+    assert len(case.paid) == 1
+
+
+def test_an_effect_whose_answer_cannot_be_kept_was_done_all_the_same() -> None:
+    case = Case()
+    case.answer = "x" * 5_000_000
+    ok, error, content = case.go()
+    assert (ok, error) == (True, None)
+    assert "It was done" in content
+    (effect,) = case.ledger.effects.values()
+    assert effect.result["ok"] is True
+
+
+def test_what_a_call_came_to_is_told_even_when_the_run_is_cut_off_meanwhile() -> None:
+    class Slow(MemoryLedger):
+        async def end(self, key: str, result: Any, *, known: bool) -> None:
+            ending.set()
+            await asyncio.sleep(0.5)
+            await super().end(key, result, known=known)
+
+    case, ending = Case(), asyncio.Event()
+    case.ledger = Slow()
+
+    async def cut_off() -> None:
+        running = asyncio.create_task(go(case.program, case.journal, toolbox=case.toolbox, ledger=case.ledger))
+        await ending.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    run(cut_off())
+    (effect,) = case.ledger.effects.values()
+    assert effect.state == "done"
+
+
 def test_an_idempotent_call_that_ran_out_of_time_is_a_result_as_ever() -> None:
     case = Case(PUT)
     case.answer = ToolResult(call_id="c1", tool="write", ok=False, error="timeout", content="too late")
