@@ -22,6 +22,8 @@ SCOPES = {
     "agents:read": "List agents and endpoints.",
     "chat:read": "Read one's own conversations.",
     "chat:write": "Begin, rename and delete one's own conversations, and send messages in them.",
+    "approvals:read": "See the approvals that one may decide on, and their plans.",
+    "approvals:write": "Decide on approvals; claim, release and delegate them.",
     "metrics:read": "Read the figures of everybody's work; a token of an operator only.",
 }
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.contrib.auth.models import User
 from django.utils import timezone
 
 from agents import handler, registry
 from agents.invoke import invoke
+from agents.models import Effect
 from agents.runtime.plain import plain
 from agents.runtime.plans import Plan, PlannedCall
 from approvals.models import Approval
@@ -125,6 +126,24 @@ def approval(
         values |= {"decided_at": timezone.now(), "decided_by": ["rita"]}
         values["decision"] = {"approved": "approve", "rejected": "reject", "expired": "reject"}.get(state, "")
     return Approval.objects.create(run=run, wait_key=key, requested_by=user, state=state, **(values | more))
+
+
+def unknown_effect(**more: Any) -> Approval:
+    """Write a call of which nobody knows how it ended straight to the tables, and what people are asked about it."""
+    run = more.pop("run", None) or task("waiting", endpoint=more.pop("endpoint", "help.v1"), user=person("user"))
+    effect = Effect.objects.create(
+        key=str(uuid4()),
+        run=run,
+        step_key="tool pay#1",
+        tool="test_pay",
+        arguments={"amount_usd": 150},
+        idempotent=False,
+        state="unknown",
+        fence=1,
+    )
+    values: dict[str, Any] = {"asked_plan": None, "plan": None, "plan_hash": "", "deadline": None}
+    values |= {"kind": "effect", "effect": effect, "run": run, "wait_key": "effect", "sort_at": timezone.now()}
+    return approval(**(values | more))
 
 
 def fresh(given: Approval | UUID) -> Approval:
