@@ -31,6 +31,7 @@ from accounts.api_auth import ApiAuth
 from accounts.problems import Forbidden, MethodNotAllowed, Problem, Unavailable
 from agents.modes import POLICIES
 from agents.run_stats import BOUNDS_S, Histogram, RunTotal, added, totals
+from approvals.models import Approval
 from astra_site import outage, problems
 from jobs.process import hooks
 from jobs.queries import BLOCKED_UP_TO, lane_loads
@@ -82,13 +83,14 @@ def _liked(request: HttpRequest) -> str:
 
 
 class Figures(Collector):
-    """Everything there is to tell, in three statements."""
+    """Everything there is to tell, in four statements."""
 
     def collect(self) -> Iterator[Metric]:
         """Yield each metric with its samples."""
         yield InfoMetricFamily("astra_build", "The release that answers.", value={"version": hooks.version})
         yield from _lanes()
         yield from _house()
+        yield from _approvals()
         yield from _runs(totals())
 
 
@@ -170,6 +172,42 @@ def _house() -> Iterator[Metric]:
     yield GaugeMetricFamily("astra_bulk_operations_open", "Operations on many jobs that have not ended.", operations)
     yield _moment("astra_lanes_sampled_timestamp_seconds", "When a scheduler last sampled the lanes.", sampled)
     yield _moment("astra_runs_counted_until_timestamp_seconds", "Runs that ended before it are counted.", counted)
+
+
+# By the index `approval_by_state`, the oldest first: a bounded number, with the oldest of all among them.
+_PENDING = """
+SELECT kind, count(*), extract(epoch FROM now() - min(created_at))::float,
+       count(*) FILTER (WHERE deadline < now() - interval '30 seconds')
+FROM (
+    SELECT kind, created_at, deadline FROM approvals_approval WHERE state = 'pending' ORDER BY id LIMIT 10000
+) pending GROUP BY kind
+"""
+
+
+def _approvals() -> Iterator[Metric]:
+    with connection.cursor() as cursor:
+        cursor.execute(_PENDING)
+        found = {kind: figures for kind, *figures in cursor.fetchall()}
+    numbers = GaugeMetricFamily(
+        "astra_approvals_pending",
+        "Requests that wait for people. The 10,000 oldest are counted: there may be more.",
+        labels=["kind"],
+    )
+    oldest = GaugeMetricFamily(
+        "astra_approvals_oldest_seconds",
+        "How long the request that has waited longest for people has done so; 0 if none waits.",
+        labels=["kind"],
+    )
+    overdue = 0
+    for kind in Approval.Kind.values:
+        number, age_s, late = found.get(kind, (0, 0, 0))
+        numbers.add_metric([kind], number)
+        oldest.add_metric([kind], age_s)
+        overdue += late
+    yield numbers
+    yield oldest
+    words = "Requests that still wait for people 30 s after their deadline. Found among the 10,000 oldest."
+    yield GaugeMetricFamily("astra_approvals_overdue", words, overdue)
 
 
 def _moment(name: str, words: str, moment: datetime | None) -> Metric:

@@ -27,12 +27,14 @@ from agents import run_count
 from agents.models import RunStatCursor
 from agents.modes import Mode
 from agents.run_stats import BOUNDS_S
+from approvals.models import Approval
 from astra_site.metrics import Figures
 from audit.trail import SYSTEM
 from jobs import lane_samples
 from jobs.actions import Discard, Pause, Redrive
 from jobs.models import Job
 from jobs.pool import conninfo
+from tests.support.approvals import approval, unknown_effect
 from tests.support.configs import HELP_AND_TALK, loaded
 from tests.support.connections import let_go
 from tests.support.people import bearer, person
@@ -356,6 +358,25 @@ def test_when_the_schedulers_last_did_their_work_is_told(scraper: Client) -> Non
     assert value(families, "astra_runs_counted_until_timestamp_seconds") == pytest.approx(now, abs=150)
 
 
+def test_what_waits_for_people_is_told_by_kind(scraper: Client) -> None:
+    for name in ("pending", "oldest_seconds"):
+        families = scrape(scraper)
+        assert {value(families, f"astra_approvals_{name}", kind=kind) for kind in ("plan", "effect")} == {0}
+    old, late = approval(), approval(due=timedelta(minutes=-1))
+    approval(due=timedelta(seconds=-1))
+    unknown_effect()
+    approval(state="rejected")
+    Approval.objects.filter(pk=old.pk).update(created_at=timezone.now() - timedelta(hours=1))
+    families = scrape(scraper)
+    assert value(families, "astra_approvals_pending", kind="plan") == 3
+    assert value(families, "astra_approvals_pending", kind="effect") == 1
+    assert value(families, "astra_approvals_oldest_seconds", kind="plan") == pytest.approx(3600, abs=60)
+    assert value(families, "astra_approvals_oldest_seconds", kind="effect") == pytest.approx(0, abs=60)
+    assert value(families, "astra_approvals_overdue") == 1
+    Approval.objects.filter(pk=late.pk).delete()
+    assert value(scrape(scraper), "astra_approvals_overdue") == 0
+
+
 def test_a_scrape_takes_as_many_statements_whatever_there_is(scraper: Client) -> None:
     scraper.get(URL)  # which notes the token's use
 
@@ -370,6 +391,7 @@ def test_a_scrape_takes_as_many_statements_whatever_there_is(scraper: Client) ->
         ended()
         ended("dead")
         fleet({"batch": 1})
+        approval()
     count()
     assert statements() == few
-    assert few <= 5
+    assert few <= 6
