@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.utils.crypto import constant_time_compare, salted_hmac
@@ -11,22 +11,31 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 from agents import registry, services
 from agents.approval_rules import Rule, Rules, Situation
 from agents.models import Run
+from agents.parked import Settled
+from agents.runtime.plain import digest, plain
 from agents.runtime.plans import Decided, PlannedCall
 from agents.runtime.types import ToolCall
 from agents.tools.toolbox import LocalToolBox, UnknownTool
 
 #: The rule of a tool that says of itself that a person has to agree to every call.
 ALWAYS = Rule(name="the tool's own", tools=("*",))
+#: Decisions that let nothing run.
+AGAINST = frozenset({"request_changes", "reject"})
 
 
 @dataclass(frozen=True, slots=True)
 class SiteGatekeeper:
-    """The rules of the newest load, for one run."""
+    """The rules of the newest load, for one run.
+
+    A run reads them at each claim: a load that came while it waited counts for all that nobody has decided on yet.
+    """
 
     run_id: str
     rules: Rules
     where: Situation
     toolbox: LocalToolBox
+    #: By wait, the request that was decided last, as the database has it now.
+    settled: Mapping[str, Settled] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run) -> SiteGatekeeper:
@@ -65,12 +74,20 @@ class SiteGatekeeper:
         )
 
     def holds(self, decided: Decided) -> bool:
-        """Tell whether the site made the seal, for this run."""
-        return decided.run_id == self.run_id and constant_time_compare(decided.seal, seal(decided))
+        """Tell whether the site made the seal, for this run, and whether the request still says the same.
+
+        So a decision that is copied from another run, another wait, or from before a redrive does not hold; nor does
+        one whose plan was altered, wherever it is kept.
+        """
+        if decided.run_id != self.run_id or not constant_time_compare(decided.seal, seal(decided)):
+            return False
+        found = self.settled.get(decided.wait_key)
+        if found is None or found.approval_id != decided.approval_id or found.decision != decided.decision:
+            return False
+        return decided.decision in AGAINST or found.plan_hash == decided.plan_hash
 
 
 def seal(decided: Decided) -> str:
-    """Return the seal of a decision, made with the site's secret key."""
-    bound = (decided.approval_id, decided.run_id, decided.wait_key, decided.decision, decided.plan_hash)
-    text = "\n".join(bound)
-    return salted_hmac("astra.approvals", text, algorithm="sha256").hexdigest()
+    """Return the seal of all of a decision, made with the site's secret key."""
+    bound = digest(plain(decided.model_copy(update={"seal": ""})))
+    return salted_hmac("astra.approvals", bound, algorithm="sha256").hexdigest()

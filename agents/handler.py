@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,19 +16,23 @@ from psycopg.types.json import Jsonb
 from agents import parked, registry, services
 from agents.approval_rules import Rule, Rules, Situation
 from agents.chat import escape, exchange, forgetting, stream
-from agents.effect_ledger import RunLedger
+from agents.effect_ledger import RunLedger, still_unknown, try_failed_again
 from agents.feedback import NOTES_OF_RUN
 from agents.gatekeeper import SiteGatekeeper
 from agents.journal import RunJournal
 from agents.modes import policy
+from agents.parked import Settled
 from agents.runtime import program
 from agents.runtime.context import RunContext
 from agents.runtime.errors import JournalUnavailable, ProgramError, RunError, VersionMismatch, WallClockExceeded
 from agents.runtime.parking import RunParked
+from agents.runtime.plans import PlanAltered
 from agents.runtime.ports import Superseded
 from agents.runtime.run import execute
 from agents.runtime.types import Budget, Usage
 from agents.tools.toolbox import LocalToolBox
+from audit import trail
+from audit.trail import SYSTEM
 from jobs.claim import StaleFence
 from jobs.handlers import Blocked, Claim, Failed, HandedBack, Outcome, Parked, Succeeded, Transition, WaitFor
 from jobs.retry import RetryPolicy
@@ -52,7 +57,7 @@ class RunHandler:
 
     async def run(self, claim: Claim) -> Outcome:
         """Run the program; whatever stops it becomes an outcome with a problem that says what to do."""
-        row, given = await persist(lambda: _prepare(claim))
+        row, given, settled = await persist(lambda: _prepare(claim))
         spec = registry.spec(row["name"], row["version"], row["definition"], notes=row["notes"])
         rules = policy(row["mode"])
         tools = row["tools"]  # None where nothing was ever loaded
@@ -70,8 +75,8 @@ class RunHandler:
             toolbox=toolbox,
             transport=stream.running(claim.job_id),
             options=rules.options(tools["max_batch_size"] if tools else None),
-            gatekeeper=_gatekeeper(claim, row, toolbox),
-            ledger=RunLedger(claim),
+            gatekeeper=_gatekeeper(claim, row, toolbox, settled),
+            ledger=RunLedger(claim, row["effects_epoch"]),
             limits=rules.limits(spec.limits, Budget.model_validate(row["budget"])),
             seed=row["seed"],
             elapsed_s=(datetime.now(UTC) - row["created_at"]).total_seconds() - row["parked_s"],
@@ -102,25 +107,33 @@ class RunHandler:
         if _is_reply(change):
             yield from exchange.on_transition(change)
         if isinstance(change.outcome, Parked):
-            for_people = [wait for wait in change.outcome.waits if wait.kind == "person"]
+            asked = [wait for wait in change.outcome.waits if wait.kind == "person"]
+            for_people = yield from still_unknown(change.job_id, asked)
             yield from parked.hooks.on_left(change.job_id, for_people)
             yield from parked.hooks.on_parked(change.job_id, for_people)
         elif change.new in ENDED or change.redrive:
             yield from parked.hooks.on_left(change.job_id, ())
         if isinstance(change.outcome, Succeeded):
+            # The first success of a version is kept with it: rules ask for it at every claim.
             yield (
-                "UPDATE agents_run SET output = %s WHERE job_id = %s",
+                "WITH run AS (UPDATE agents_run SET output = %s WHERE job_id = %s RETURNING agent_id)"
+                " UPDATE agents_agentversion v SET first_succeeded_at = now() FROM run"
+                " WHERE v.id = run.agent_id AND v.first_succeeded_at IS NULL",
                 [Jsonb(change.outcome.result), change.job_id],
             )
+        if isinstance(change.outcome, Failed):
+            yield from _tell_of_altered(change.job_id, change.outcome.problem)
         if change.redrive == "checkpoint":
             yield from _forget_last_failures(change.job_id)
         if change.redrive == "start":
-            # A new epoch of the journal. What was spent stays spent; the steps of before stay on record.
+            # A new epoch of the journal. What was spent stays spent; the steps of before stay on record. So does what
+            # was done outside, under its keys: done it is not done again, unless a person wants that.
             yield (
-                "UPDATE agents_run SET journal_epoch = journal_epoch + 1, steps_done = 0, turns = 0, output = NULL"
-                " WHERE job_id = %s",
-                [change.job_id],
+                "UPDATE agents_run SET journal_epoch = journal_epoch + 1, steps_done = 0, turns = 0, output = NULL,"
+                " effects_epoch = CASE WHEN %s THEN journal_epoch + 1 ELSE effects_epoch END WHERE job_id = %s",
+                [change.repeat_effects, change.job_id],
             )
+            yield from try_failed_again(change.job_id)
         if "reply_to" in change.payload:
             yield from escape.on_task_ended(change)
         elif _is_reply(change):
@@ -132,11 +145,13 @@ def _is_reply(job: Claim | Transition) -> bool:
     return "message" in job.payload
 
 
-def _prepare(claim: Claim) -> Script[tuple[Row, Any]]:
-    """Return the run and what its program gets. One transaction: somebody waits for the first token."""
+def _prepare(claim: Claim) -> Script[tuple[Row, Any, dict[str, Settled]]]:
+    """Return the run, what its program gets and what people decided. One transaction: somebody waits for an answer."""
     row = yield from _read(claim)
     given = (yield from exchange.run_input(claim, row["input"])) if _is_reply(claim) else row["input"]
-    return row, given
+    # Before its first claim nobody can have been asked anything.
+    settled = (yield from parked.hooks.settled(claim.job_id)) if claim.fence > 1 else {}
+    return row, given, settled
 
 
 def _read(claim: Claim) -> Script[Row]:
@@ -144,8 +159,7 @@ def _read(claim: Claim) -> Script[Row]:
         "SELECT r.input, r.budget, r.seed, r.mode, r.journal_epoch, r.user_id, r.created_at,"
         " v.name, v.version, v.definition, e.name AS endpoint, e.definition AS endpoint_definition,"
         " loaded.tools, loaded.prices, loaded.approvals,"
-        " NOT EXISTS (SELECT 1 FROM agents_run o JOIN jobs_job oj ON oj.id = o.job_id"
-        "             WHERE o.agent_id = r.agent_id AND oj.state = 'succeeded') AS first_run,"
+        " v.first_succeeded_at IS NULL AS first_run, r.effects_epoch,"
         f" {NOTES_OF_RUN} AS notes,"
         " lost_input_tokens, lost_output_tokens, lost_usd, parked_s"
         " FROM agents_run r JOIN agents_agentversion v ON v.id = r.agent_id"
@@ -172,24 +186,33 @@ def _forget_last_failures(run_id: UUID) -> Script[None]:
     """Take tool calls that failed, and that nothing was built on, out of the journal: a redrive tries them again.
 
     They stay on record as events. Without this a run that died of what a tool came back with would only ever read the
-    same answer again.
+    same answer again. The ledger goes with it: an effect that failed may be tried again, one that was done never.
     """
     forgotten = yield (
         "WITH run AS (SELECT job_id, journal_epoch FROM agents_run WHERE job_id = %s)"
         " DELETE FROM agents_step s USING run WHERE s.run_id = run.job_id AND s.epoch = run.journal_epoch"
         " AND s.kind = 'tool' AND s.output ->> 'ok' = 'false' AND s.id > coalesce((SELECT max(g.id) FROM agents_step g"
         "   WHERE g.run_id = run.job_id AND g.epoch = run.journal_epoch"
-        "   AND (g.kind <> 'tool' OR g.output ->> 'ok' IS DISTINCT FROM 'false')), 0) RETURNING s.id",
+        "   AND (g.kind <> 'tool' OR g.output ->> 'ok' IS DISTINCT FROM 'false')), 0) RETURNING s.key",
         [run_id],
     )
     if forgotten:
         yield "UPDATE agents_run SET steps_done = steps_done - %s WHERE job_id = %s", [len(forgotten), run_id]
+        yield from try_failed_again(run_id, [step["key"] for step in forgotten])
 
 
-def _gatekeeper(claim: Claim, row: Row, toolbox: LocalToolBox) -> SiteGatekeeper:
+def _tell_of_altered(run_id: UUID, problem: dict[str, Any]) -> Script[None]:
+    """Write into the trail that a decision in the database was not what people decided, and was refused."""
+    if problem.get("type") == f"/problems/{PlanAltered.slug}":
+        target = ("approval", problem["approval"]) if problem.get("approval") else ("job", run_id)
+        after = {"run": str(run_id), "wait": problem.get("wait", "")}
+        yield trail.statement(SYSTEM, "approval.altered", *target, note=problem["detail"], after=after)
+
+
+def _gatekeeper(claim: Claim, row: Row, toolbox: LocalToolBox, settled: Mapping[str, Settled]) -> SiteGatekeeper:
     rules = Rules(tuple(Rule.from_json(kept) for kept in row["approvals"] or ()))
     where = Situation(row["name"], row["endpoint"], row["mode"], first_run_of_version=row["first_run"])
-    return SiteGatekeeper(str(claim.job_id), rules, where, toolbox)
+    return SiteGatekeeper(str(claim.job_id), rules, where, toolbox, settled)
 
 
 def _lost(row: Row) -> Usage:

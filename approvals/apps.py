@@ -10,9 +10,11 @@ class ApprovalsConfig(AppConfig):
     def ready(self) -> None:
         """Ask people when a run parks for them, drop what a run no longer waits for, and watch the deadlines."""
         from agents import parked
-        from approvals import asking, deadlines
+        from approvals import asking, deadlines, settled
         from jobs import sweeps
 
         parked.hooks.on_parked = asking.ask
         parked.hooks.on_left = asking.supersede
+        parked.hooks.settled = settled.of_run
+        parked.hooks.on_told = settled.supersede
         sweeps.register_sweep("approval deadlines", deadlines.sweep, every_s=deadlines.SWEEP_EVERY_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from django.db import transaction
@@ -150,6 +150,8 @@ class Redrive(_Action):
 
     from_: Literal["checkpoint", "start"] = "checkpoint"
     seen: Seen = Seen()
+    #: From the start: do again what is on record as done outside. Else its results are taken from there.
+    repeat_effects: bool = False
 
     def run(self, job_id: UUID) -> State:
         """Redrive; return the new state.
@@ -159,11 +161,17 @@ class Redrive(_Action):
                 can be redriven.
             Changed: it was redriven since it was seen.
             UnknownJob: there is no such job.
+            ValueError: effects are repeated only from the start.
         """
+        if self.repeat_effects and self.from_ != "start":
+            raise ValueError("Effects are repeated only from the start.")
         with transaction.atomic():
             job, state = script.run(self._redrive(job_id))
-            self._record("redrive", job, state, from_=self.from_)
+            self._record("redrive", job, state, from_=self.from_, **self._repeats())
         return state
+
+    def _repeats(self) -> dict[str, Any]:
+        return {"repeat_effects": True} if self.repeat_effects else {}
 
     def _redrive(self, job_id: UUID) -> Script[tuple[Row, State]]:
         job = yield from self._locked(job_id)
@@ -189,8 +197,9 @@ class Redrive(_Action):
             reason="redriven",
             actor=self.actor.name,
             redrive=self.from_,
+            repeat_effects=self.repeat_effects,
             sets=sets,
-            data={"from": self.from_, "generation": sets["generation"]},
+            data={"from": self.from_, "generation": sets["generation"], **self._repeats()},
         )
         return job, state
 

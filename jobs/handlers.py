@@ -116,6 +116,8 @@ class Transition:
     outcome: Outcome | None = None
     #: What a redrive asked for ("checkpoint" or "start"), else "".
     redrive: str = ""
+    #: A person wants what was done outside to be done again.
+    repeat_effects: bool = False
 
 
 class Handler(Protocol):

@@ -79,6 +79,7 @@ def change(
     actor: str = "",
     outcome: Outcome | None = None,
     redrive: str = "",
+    repeat_effects: bool = False,
     data: dict[str, Any] | None = None,
     blocked_on: Iterable[str] = (),
     sets: dict[str, Any] | None = None,
@@ -114,7 +115,7 @@ def change(
     if not written:
         raise IllegalTransition(f"{job['id']} is no longer {old}: its row was not locked ({reason})")
     if tell_handler:
-        yield from _tell_handler(job, old, new, reason, outcome, redrive)
+        yield from _tell_handler(job, old, new, reason, outcome, redrive, repeat_effects)
     if new is State.QUEUED:
         yield Wake(lane)
     if new in ENDED or new in (State.BLOCKED, State.SCHEDULED):
@@ -140,13 +141,15 @@ def _time_idempotency_key(old: State, new: State) -> str:
     return f", key AS (UPDATE jobs_idempotencykey SET expires_at = {expiry} FROM changed WHERE job_id = changed.id)"
 
 
-def _tell_handler(job: Row, old: State, new: State, reason: str, outcome: Outcome | None, redrive: str) -> Script[None]:
+def _tell_handler(
+    job: Row, old: State, new: State, reason: str, outcome: Outcome | None, redrive: str, repeat_effects: bool
+) -> Script[None]:
     try:
         handler = handlers.get(job["handler"])
     except handlers.UnknownHandler:
         return  # a process that does not know the handler makes no change that the handler has a part in but this
     yield from handler.on_transition(
-        Transition(job["id"], job["handler"], job["payload"], old, new, reason, outcome, redrive)
+        Transition(job["id"], job["handler"], job["payload"], old, new, reason, outcome, redrive, repeat_effects)
     )
 
 

@@ -22,6 +22,7 @@ class AgentVersion(models.Model):
     program = models.CharField(max_length=80)
     program_hash = models.CharField(max_length=64, help_text="SHA-256 of the program's source.")
     created_at = models.DateTimeField(db_default=Now())
+    first_succeeded_at = models.DateTimeField(null=True, help_text="When a run of this version first did.")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["name", "version"], name="agent_version_once")]
@@ -32,7 +33,7 @@ class AgentVersion(models.Model):
 
     def has_succeeded(self) -> bool:
         """Tell whether any run of this version has."""
-        return bool(self.runs.filter(job__state="succeeded").exists())
+        return self.first_succeeded_at is not None
 
 
 class Endpoint(models.Model):

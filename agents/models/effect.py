@@ -10,7 +10,11 @@ from agents.models.run import Run
 
 
 class Effect(models.Model):
-    """One call with effects: begun, done, or nobody knows. Its key is the same after a crash and over redrives."""
+    """One call with effects: begun, done, or nobody knows. Its key is the same after a crash and over redrives.
+
+    Done means that it is known how it ended: the result says whether well. A redrive tries one that failed again.
+    A redrive that repeats effects makes rows of new keys; those of before stay.
+    """
 
     class State(models.TextChoices):
         STARTED = "started", "Started"
@@ -19,7 +23,7 @@ class Effect(models.Model):
         AGAIN = "again", "To be done again"
         GIVEN_UP = "given-up", "Given up"
 
-    key = models.CharField(max_length=64, unique=True, help_text="Of run, step, tool and arguments.")
+    key = models.CharField(max_length=64, unique=True, help_text="Of run, step, tool and arguments; and of the repetition.")
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="effects", db_index=False)
     step_key = models.CharField(max_length=300)
     tool = models.CharField(max_length=120)

@@ -40,6 +40,9 @@ class Run(models.Model):
     budget = models.JSONField(default=dict, help_text="What the caller allowed: latency, cost, turns, tokens.")
     seed = models.BigIntegerField(help_text="Of ctx.random and ctx.uuid, so that a replay draws the same.")
     journal_epoch = models.PositiveIntegerField(default=1, help_text="Raised by a redrive from the start.")
+    effects_epoch = models.PositiveIntegerField(
+        db_default=1, help_text="A part of the keys of effects. Raised by a redrive that repeats what was done."
+    )
     redriven_from = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="redrives")
 
     steps_done = models.PositiveIntegerField(default=0)
