@@ -137,7 +137,7 @@ def money(value: object, currency: str) -> str:
 def row_of(name: str, value: Any, arguments: Mapping[str, Any], schema: Mapping[str, Any] | None = None) -> Row:
     """Return one argument of a call as a person reads it."""
     described = str((schema or {}).get("description", ""))
-    currency = _currency(name, arguments)
+    currency = currency_of(name, arguments)
     label = visible(label_of(name))
     if currency and (sum_ := money(value, currency)):
         return Row(name, label, sum_, "money", described)
@@ -177,7 +177,7 @@ def _title(tool: Tool[..., Any] | None, name: str) -> str:
     return first if len(first) <= MAX_TITLE else f"{first[: MAX_TITLE - 1]}…"
 
 
-def _currency(name: str, arguments: Mapping[str, Any]) -> str:
+def currency_of(name: str, arguments: Mapping[str, Any]) -> str:
     """Return the currency of an argument: said by its name, or beside it; nothing where it is no sum of money."""
     parts = [part for part in re.split(r"[_\W]+", name.lower()) if part]
     for part in parts[-1:] + parts[:1]:
