@@ -30,13 +30,21 @@ EXAMPLES = (
     "How does Astra go on when a worker dies?",
     "Remember that our release day is Tuesday.",
 )
+#: And an agent that is about something particular. The third of these waits for a reviewer.
+EXAMPLES_FOR = {
+    "refunds-chat.v1": (
+        "What about order A-1003?",
+        "Refund order A-1004, 60 USD, it came too late.",
+        "Refund order A-1001, 150 USD, it arrived broken.",
+    )
+}
 
 
 @require_safe
 @never_cache
 def new(request: HttpRequest) -> HttpResponse:
-    """Show an empty chat: the site's first page."""
-    return _page(request, None)
+    """Show an empty chat: the site's first page. ``with`` names the endpoint to talk to."""
+    return _page(request, None, partner=request.GET.get("with", ""))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -46,7 +54,8 @@ def create(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         return redirect("home")
     text = request.POST.get("example") or request.POST.get("text", "")
-    endpoint = _endpoint()
+    partner = request.POST.get("endpoint", "")
+    endpoint = _endpoint(partner)
     if endpoint is None:
         return _page(request, None, text=text, status=503)
     user = _person(request)
@@ -60,7 +69,7 @@ def create(request: HttpRequest) -> HttpResponse:
     except (Problem, BadInput) as problem:
         if conversation is not None:
             discard_unused(conversation)
-        return _page(request, None, text=text, problem=problem)
+        return _page(request, None, text=text, problem=problem, partner=partner)
     return redirect("chat", conversation.pk)
 
 
@@ -170,17 +179,21 @@ def _page(
     conversation: Conversation | None,
     *,
     text: str = "",
+    partner: str = "",
     problem: Problem | BadInput | None = None,
     status: int = 200,
 ) -> HttpResponse:
     """Show a conversation, or the beginning of one; with what was not sent, and why."""
-    endpoint = _endpoint() if conversation is None else registry.current().endpoints.get(conversation.endpoint.name)
+    endpoint = (
+        _endpoint(partner) if conversation is None else registry.current().endpoints.get(conversation.endpoint.name)
+    )
     context: dict[str, Any] = {
         "section": "chat",
         "conversation": conversation,
         "endpoint": endpoint if endpoint is not None and endpoint.active else None,
         "limit": endpoint.longest_message if endpoint is not None else 0,
-        "examples": EXAMPLES,
+        "partners": _partners() if conversation is None else (),
+        "examples": EXAMPLES_FOR.get(endpoint.name, EXAMPLES) if endpoint is not None else (),
         "text": text,
         "client_id": uuid4(),
         **_list(request, conversation.pk if conversation is not None else None),
@@ -211,11 +224,17 @@ def _own(request: HttpRequest, conversation_id: UUID) -> Conversation:
     return get_object_or_404(owned_by(request.user), pk=conversation_id)
 
 
-def _endpoint() -> registry.EndpointInfo | None:
-    """Return the endpoint of new conversations."""
+def _partners() -> list[registry.EndpointInfo]:
+    """Return the endpoints that one can talk to, the usual one first."""
     known = registry.current().endpoints
     able = [info for info in known.values() if info.active and policy(info.mode).concurrency.entrance == "chat"]
-    return min(able, key=lambda info: (info.name != DEFAULT_ENDPOINT, info.name), default=None)
+    return sorted(able, key=lambda info: (info.name != DEFAULT_ENDPOINT, info.name))
+
+
+def _endpoint(wanted: str = "") -> registry.EndpointInfo | None:
+    """Return the endpoint of a new conversation: the one that is wanted, if there is such a one, else the usual one."""
+    able = _partners()
+    return next((info for info in able if info.name == wanted), able[0] if able else None)
 
 
 def _asked(conversation: Conversation, run_id: UUID | None) -> str:
