@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 
 import redis
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import connection
 
+from agents import registry
+from agents.approval_rules import Rule
+from approvals import quorum
 from astra_site import health, reach, schema
-from jobs import lane_samples, lanes, queries
+from jobs import lane_samples, lanes, queries, script
 from jobs.models import Hold
+from jobs.notify import channels, mail
 
 if TYPE_CHECKING:
     from agents.config import Config
@@ -99,6 +104,8 @@ def check_migrations() -> Iterator[Finding]:
         yield from check_scheduler()
         yield from check_operations()
         yield from check_holds()
+        yield from check_notices()
+        yield from check_approvals()
 
 
 def check_lanes() -> Iterator[Finding]:
@@ -158,6 +165,45 @@ def check_holds() -> Iterator[Finding]:
         )
     if not found:
         yield Finding("holds", "Nothing is held back.")
+
+
+def check_notices() -> Iterator[Finding]:
+    """People are told of requests that wait for them."""
+    faults = [mail.fault()] if mail.is_set_up() else []
+    faults += [channels.fault(channel) for channel in channels.all_channels()]
+    yield from (Finding("notices", fault, is_fault=True) for fault in faults if fault)
+    ways = [f"{len(settings.NOTIFY_URLS)} channels"] if settings.NOTIFY_URLS else []
+    if not mail.is_set_up():
+        if not ways:
+            sentence = "Nobody is told that a request waits: neither ASTRA_SMTP_URL nor ASTRA_NOTIFY_URLS is set."
+            yield Finding("notices", sentence, is_note=True)
+    elif User.objects.filter(is_active=True).exclude(email="").exists():
+        ways.insert(0, "mail")
+    else:
+        sentence = "Nobody is told of requests by mail: no user has a mail address. Give them one in the admin."
+        yield Finding("notices", sentence, is_note=True)
+    if ways and not any(faults):
+        yield Finding("notices", f"People are told of requests by {' and '.join(ways)}.")
+
+
+def check_approvals() -> Iterator[Finding]:
+    """For every rule there are as many people as it wants."""
+    rules = registry.current().approvals.rules
+    short = False
+    for rule in rules:
+        for groups, users, wants in ((rule.groups, rule.users, rule.quorum), (_escalation(rule), (), 1)):
+            found = script.run(quorum.able(groups, users, limit=wants, not_own=False, requested_by=None))
+            if (groups or users) and found < wants:
+                short = True
+                who = " or ".join([*(f"the group {name}" for name in groups), *users])
+                sentence = f"Rule {rule.name} of approvals wants {wants} of {who}, and {found or 'nobody'} can decide."
+                yield Finding("approvals", f"{sentence} Add people in Django admin.", is_fault=True)
+    if rules and not short:
+        yield Finding("approvals", "There are people for every rule of approvals.")
+
+
+def _escalation(rule: Rule) -> tuple[str, ...]:
+    return (rule.escalate_to,) if rule.escalate_to else ()
 
 
 def check_agents() -> Iterator[Finding]:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import time_machine
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
 from pytest_django import Settings
 
+from agents import registry
 from astra_site import doctor
 from astra_site.health import LANES
 from audit.trail import SYSTEM
@@ -20,6 +22,9 @@ from jobs import lane_samples, lease, script
 from jobs.actions import Pause
 from jobs.models import BulkOperation, LaneSample
 from tests.jobs.drive import ask, submitted
+from tests.support.approvals import config
+from tests.support.configs import load
+from tests.support.people import person
 
 pytestmark = pytest.mark.django_db
 
@@ -197,3 +202,18 @@ def test_every_fault_of_the_configuration_is_said(settings: Settings) -> None:
     found = faults()
     assert len(found) > 1
     assert all(re.match(r".*astra\.yml:\d+: ", sentence) for sentence in found)
+
+
+def test_a_rule_that_too_few_people_can_decide_on_is_a_fault() -> None:
+    load(config("group: finance, quorum: 2, name: large, escalate_to: board, escalate_after_h: 1"))
+    registry.forget()
+    person("fay", "finance")
+    person("gone", "finance")
+    User.objects.filter(username="gone").update(is_active=False)
+    assert [fault for fault in faults() if "approvals" in fault] == [
+        "Rule large of approvals wants 2 of the group finance, and 1 can decide. Add people in Django admin.",
+        "Rule large of approvals wants 1 of the group board, and nobody can decide. Add people in Django admin.",
+    ]
+    person("fred", "finance")
+    person("bea", "board")
+    assert not [fault for fault in faults() if "approvals" in fault]
