@@ -51,6 +51,13 @@ OF_JOBS = (
         "Its steps hold what it answered. Who runs the agent changes its instructions or the schema.",
     ),
     ProblemType(
+        "not-delivered",
+        "A message was not delivered",
+        None,
+        "A mail server or a channel of `ASTRA_NOTIFY_URLS` did not take a message. It is tried again before it counts.",
+        "The detail says what it answered. An operator mends the settings or the other side, then redrives it.",
+    ),
+    ProblemType(
         "unknown-handler",
         "No handler for this job",
         None,
