@@ -33,6 +33,7 @@ from agents.api import declared, router
 from agents.chat.api import router as conversations
 from agents.queries import BadCursor
 from agents.runtime.errors import BadInput, RunError
+from approvals.hook import router as hooks
 from astra_site import problems, request_id
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ api = Api(
 api.add_router("", router)
 api.add_router("", declared)
 api.add_router("", conversations)
+api.add_router("", hooks)
 
 
 @api.exception_handler(Problem)
