@@ -13,6 +13,7 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from accounts.actors import actor_of
+from agents import admin_shop as admin_shop
 from agents import queries
 from agents.admin_lists import (
     KindFilter,

@@ -37,6 +37,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "agents.AgentVersion": "Versions of agents, as astra.yml declared them.",
         "agents.Endpoint": "Public names, each an agent in one mode.",
         "agents.ConfigLoad": "Loads of astra.yml that changed something.",
+    "Shop": {
+        "agents.ShopOrder": "The example agent’s shop: what was sold, and how much of it was paid back.",
+        "agents.ShopRefund": "Each refund, and the task that paid it.",
+    },
         "agents.Score": "Runs that were judged.",
     },
     "Machinery": {

@@ -116,7 +116,7 @@ class Up:
             lock.close()
 
     def _prepare(self, servers: embedded.Servers) -> None:
-        """Bring the database up to date, load the agents, make the demo users."""
+        """Bring the database up to date, load the agents, make the demo users and their data."""
         from agents import registry
         from agents.config import ConfigError
         from astra_site import demo, schema
@@ -135,6 +135,8 @@ class Up:
         self.lanes = self.lanes or _lanes_configured()
         if self.demo and demo.is_due():
             self.passwords = demo.create()
+            demo.stock_shop()
+            demo.submit_tasks()
         self.has_demo_users = demo.exists()
 
     def _supervise(self, listener: socket.socket, servers: embedded.Servers) -> None:
