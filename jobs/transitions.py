@@ -200,7 +200,8 @@ def release(job: Row, *, how: str) -> Script[State]:
     A job of a normal lane becomes a suspect and is charged nothing. Only a crash in lane `suspect`, where it was alone
     in its process, counts: after as many as it has attempts it is a dead letter. A person waits for a job of lane
     `chat`: it stays there for the next web process, and each crash counts, until it gets on again; but no job of that
-    lane is begun more than `MAX_CHAT_CLAIMS` times. An owner that stopped in good order has not crashed.
+    lane is begun more than `MAX_CHAT_CLAIMS` times, not counting that it goes on after a wait. An owner that stopped in
+    good order has not crashed.
     """
     if job["cancel_requested_at"] is not None:
         yield from change(job, State.CANCELLED, reason=how)
@@ -210,13 +211,14 @@ def release(job: Row, *, how: str) -> Script[State]:
         return State.QUEUED
     stays = job["lane"] in (lanes.SUSPECT, lanes.CHAT)
     crashes = job["crashes"] + stays
-    if crashes >= job["max_attempts"] or (job["lane"] == lanes.CHAT and job["fence"] >= MAX_CHAT_CLAIMS):
+    begun = job["fence"] - (yield from _parked(job)) if job["lane"] == lanes.CHAT else 0
+    if crashes >= job["max_attempts"] or begun >= MAX_CHAT_CLAIMS:
         in_a_row = f"{crashes} times in a row without finishing another step"
         problem = {
             "type": "/problems/worker-died",
             "title": "Its process died each time",
             "detail": "The process that ran it died "
-            + (in_a_row if crashes >= job["max_attempts"] else f"again, and it was begun {job['fence']} times")
+            + (in_a_row if crashes >= job["max_attempts"] else f"again, and it was begun {begun} times")
             + ".",
             "fingerprint": f"worker-died:{subject_of(job['handler'], job['requires'])}",
             "retriable": False,
@@ -227,3 +229,12 @@ def release(job: Row, *, how: str) -> Script[State]:
         job, State.QUEUED, reason=how, sets={"crashes": crashes, "lane": job["lane"] if stays else lanes.SUSPECT}
     )
     return State.QUEUED
+
+
+def _parked(job: Row) -> Script[int]:
+    """Return how often a job has parked."""
+    rows = yield (
+        "SELECT count(*) AS times FROM jobs_jobevent WHERE job_id = %s AND kind = 'state' AND new = 'waiting'",
+        [job["id"]],
+    )
+    return int(rows[0]["times"])

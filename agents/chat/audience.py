@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 from uuid import UUID
 
 from accounts.problems import NotFound
-from agents.chat import exchange, frames, stream
+from agents.chat import exchange, frames, parking, stream
 from agents.chat.database import ask
 from agents.chat.exchange import Reply
 from agents.chat.refusals import unavailable
@@ -19,10 +20,14 @@ from agents.chat.stream import RunStream
 from jobs.runner import OUTAGE, persist
 from jobs.script import Script
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 #: Nobody hears us: for so long after somebody asked, that is not believed. Seconds.
 ASKED_S = 2.0
+#: So often it is looked after replies that wait, in case nobody told that their wait is over. Seconds.
+PARKED_S = 10.0
 #: Close code of a socket whose conversation is no more.
 GONE = 4404
 
@@ -36,6 +41,7 @@ class Audience:
         #: Conversations that other processes listen to.
         self._remote: set[UUID] = set()
         self._asked_at: dict[UUID, float] = {}
+        self._looks_at = float("-inf")
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -110,6 +116,10 @@ class Audience:
         if reply.has_ended:
             return [frames.snapshot(reply), await frames.last(reply)]
         room = self.rooms.get(conversation_id)
+        if reply.is_parked:
+            if room is not None:
+                room.saw(run_id, reply.seq, parked=True)
+            return [frames.snapshot(reply), frames.waiting(reply)]
         if room is not None:
             room.want(run_id, reply.seq)
         self._ask(conversation_id)
@@ -134,15 +144,18 @@ class Audience:
             self._relay.say(conversation_id, text)
 
     async def concluded(self, written: RunStream, reply: Reply | None) -> None:
-        """Say how a reply ended that was written here. One that goes on elsewhere, or later, is told from there."""
+        """Say how a reply ended that was written here, or that it waits; what goes on elsewhere is told from there."""
         run_id, conversation_id = written.run_id, written.conversation_id
         if reply is not None and reply.has_ended:
             self.say(conversation_id, await frames.last(reply))
+        is_parked = reply is not None and reply.is_parked and stream.running(run_id) is None
+        if reply is not None and is_parked:
+            self.say(conversation_id, frames.waiting(reply))
         room = self.rooms.get(conversation_id)
         if reply is not None and room is not None:
-            if reply.has_ended:
-                room.saw(run_id, reply.seq)
-            else:
+            if reply.has_ended or is_parked:
+                room.saw(run_id, reply.seq, parked=is_parked)
+            elif stream.running(run_id) is None:
                 room.want(run_id, written.seq)
         if not self._is_written(conversation_id):
             self._remote.discard(conversation_id)
@@ -154,7 +167,26 @@ class Audience:
         for room in self.rooms:
             for run_id in room.silent():
                 if stream.running(run_id) is None:
-                    self.spawn(self._tell_end(room.conversation_id, run_id))
+                    self.spawn(self._tell_state(room.conversation_id, run_id))
+        if time.monotonic() - self._looks_at > PARKED_S:
+            self._look_after_parked()
+
+    def _look_after_parked(self) -> None:
+        """Look whether replies that wait do so still: one statement for all of them."""
+        self._looks_at = time.monotonic()
+        parked = {run_id: room.conversation_id for room in self.rooms for run_id in room.parked}
+        if parked:
+            self.spawn(self._tell_of_those_that_go_on(parked))
+
+    async def _tell_of_those_that_go_on(self, parked: Mapping[UUID, UUID]) -> None:
+        try:
+            gone_on = await ask(lambda: parking.no_longer_parked(list(parked)))
+        except OUTAGE as error:
+            logger.warning("could not look after replies that wait: %s", error, extra={"action": "database_outage"})
+            return
+        for run_id in gone_on:
+            if stream.running(run_id) is None:
+                await self._tell_state(parked[run_id], run_id)
 
     def _counted(self, conversation_id: UUID, others: int) -> None:
         if others <= 0 and time.monotonic() - self._asked_at.get(conversation_id, float("-inf")) > ASKED_S:
@@ -171,6 +203,7 @@ class Audience:
     def _ask_again(self) -> None:
         for room in self.rooms:
             self._ask(room.conversation_id)
+        self._look_after_parked()
 
     def _heard(self, conversation_id: UUID, text: str, frame: dict[str, Any]) -> None:
         """Take what another process says of a conversation."""
@@ -180,8 +213,8 @@ class Audience:
             self._answer(conversation_id)
         elif room is None:
             return
-        elif kind == "ended":
-            self.spawn(self._tell_end(conversation_id, UUID(frame["run_id"])))
+        elif kind in ("ended", "changed"):
+            self.spawn(self._tell_state(conversation_id, UUID(frame["run_id"])))
         elif kind == "conversation.deleted":
             room.say(frames.error(NotFound("This conversation was deleted.")))
             for socket in tuple(room.sockets):
@@ -198,6 +231,8 @@ class Audience:
         takes = room.takes(run_id, frame)
         if takes:
             room.say(text)
+        elif takes is None and frame["type"] == "run.waiting":
+            self.spawn(self._tell_state(room.conversation_id, run_id))  # nobody writes it who could be asked
         elif takes is None:
             room.want(run_id, 0)
             self._ask(room.conversation_id)
@@ -210,21 +245,29 @@ class Audience:
                 if written.is_showing:
                     self._relay.say(conversation_id, written.snapshot())
 
-    async def _tell_end(self, conversation_id: UUID, run_id: UUID) -> None:
-        """Say how another process's reply has ended; one that has not is asked for."""
+    async def _tell_state(self, conversation_id: UUID, run_id: UUID) -> None:
+        """Say how another process's reply has ended, or that it waits; any other is asked for."""
         reply = await persist(lambda: exchange.read(run_id, conversation_id))
         last = await frames.last(reply) if reply is not None and reply.has_ended else None
         room = self.rooms.get(conversation_id)
-        if reply is None or room is None:
+        if room is None:
             return
-        if last is not None:
+        if reply is None:
+            room.forget(run_id)
+        elif last is not None:
             room.saw(run_id, reply.seq)
             room.say(last)
+        elif stream.running(run_id) is not None:
+            return  # it goes on here
+        elif reply.is_parked:
+            room.saw(run_id, reply.seq, parked=True)
+            room.say(frames.snapshot(reply))
+            room.say(frames.waiting(reply))
         else:
             room.want(run_id, 0)
             self._ask(conversation_id)
             # Nobody may be writing it just now: the line to the page stands all the same.
-            room.say(frames.waiting(reply))
+            room.say(frames.unheard(reply))
 
     async def _tell_message(self, conversation_id: UUID, message_id: UUID) -> None:
         said = await persist(lambda: exchange.message(message_id))

@@ -11,13 +11,13 @@ from agents.chat import conversations, exchange
 from agents.models import Conversation
 from agents.queries import BadCursor, Page
 from jobs.models import Job
-from jobs.states import LIVE
+from jobs.states import LIVE, State
 
 PAGE = 30
 
 
 def page(user: Any, *, cursor: str = "") -> Page[Conversation]:
-    """Return a page of the list. Each has ``is_writing``: whether a reply is being written in it.
+    """Return a page of the list. Each has ``is_writing``: whether a reply is being written in it; and ``is_waiting``.
 
     A cursor that makes no sense is left out.
     """
@@ -25,7 +25,10 @@ def page(user: Any, *, cursor: str = "") -> Page[Conversation]:
     partition = Concat(Value(exchange.partition("")), Cast(OuterRef("pk"), CharField()))
     found = (
         conversations.owned_by(user)
-        .annotate(is_writing=Exists(Job.objects.filter(partition_key=partition, state__in=LIVE)))
+        .annotate(
+            is_writing=Exists(Job.objects.filter(partition_key=partition, state__in=LIVE)),
+            is_waiting=Exists(Job.objects.filter(partition_key=partition, state=State.WAITING)),
+        )
         .select_related(None)
         .defer("summary")
     )

@@ -13,11 +13,12 @@ from psycopg.types.json import Jsonb
 
 from accounts.problems import NotFound, Unauthenticated
 from agents import answer, invoke, text_input
-from agents.chat import history, stream
+from agents.chat import history, parking, stream
 from agents.chat.conversations import channel, lock_person, title_from
 from agents.chat.refusals import MessageTooLong, ReplyRunning, TooFast, TooManyReplies
 from agents.payload import bad_input
 from agents.registry import EndpointInfo, Registry
+from agents.waiting import Waiting, waits_of
 from jobs.handlers import Claim, Failed, Succeeded, Transition
 from jobs.ids import since, uuid7
 from jobs.script import Script, Tell
@@ -160,12 +161,13 @@ def _look(said: Said) -> Script[dict[str, Any]]:
         "SELECT e.name AS endpoint, earlier.run_id AS earlier, earlier.id AS earlier_message,"
         " earlier.text AS earlier_text,"
         " coalesce((SELECT max(place) FROM agents_message WHERE conversation_id = c.id), 0) AS last,"
-        f" EXISTS (SELECT 1 FROM jobs_job WHERE partition_key = %(partition)s AND state IN {_ACTIVE}) AS busy,"
+        f" (SELECT state FROM jobs_job WHERE partition_key = %(partition)s AND state IN {_ACTIVE} LIMIT 1) AS busy,"
         " lately.running, lately.sent, lately.oldest"
         " FROM agents_conversation c JOIN agents_endpoint e ON e.id = c.endpoint_id"
         f" LEFT JOIN LATERAL ({_EARLIER}) earlier ON true"
-        # Ids are times: no reply is written for longer than a quarter of an hour. The person's newest jobs, by their
-        # index: a planner that saw the time would rather read everybody's.
+        # Ids are times: no reply is written for longer than a quarter of an hour, but for its waits, and one that waits
+        # takes nobody's place. The person's newest jobs, by their index: a planner that saw the time would rather read
+        # everybody's.
         " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE state IN ('queued', 'running')) AS running,"
         "   count(*) FILTER (WHERE id >= %(minute)s) AS sent,"
         "   extract(epoch FROM now() - min(created_at) FILTER (WHERE id >= %(minute)s)) AS oldest"
@@ -185,6 +187,8 @@ def _look(said: Said) -> Script[dict[str, Any]]:
 
 
 def _refuse(said: Said, row: dict[str, Any]) -> None:
+    if row["busy"] == State.WAITING:
+        raise ReplyRunning("The last answer in this conversation waits, and goes on by itself. Stop it to go on now.")
     if row["busy"]:
         raise ReplyRunning("A reply is still being written in this conversation. Stop it, or wait for its end.")
     if row["running"] >= MAX_REPLIES:
@@ -288,13 +292,18 @@ _STATUS = {State.SUCCEEDED: "done", State.CANCELLED: "stopped", State.DEAD: "fai
 
 def on_transition(change: Transition) -> Script[None]:
     """Keep a reply's message in step with its run, in the same transaction."""
-    message_id = change.payload["message"]
-    if change.old in ENDED:
-        if change.new not in ENDED:
-            yield "UPDATE agents_message SET status = 'writing', problem = NULL WHERE id = %s", [message_id]
-        return
-    if change.new not in ENDED:
-        return
+    if change.new in ENDED:
+        if change.old not in ENDED:
+            yield from _end(change)
+    elif change.old in ENDED:
+        yield "UPDATE agents_message SET status = 'writing', problem = NULL WHERE id = %s", [change.payload["message"]]
+    elif change.new is State.WAITING:
+        yield from parking.on_parked(change)
+    elif change.old is State.WAITING:
+        yield from parking.on_left(change)
+
+
+def _end(change: Transition) -> Script[None]:
     own = stream.running(change.job_id)
     text, seq = (own.text, own.close()) if own is not None else (None, None)
     if not text and isinstance(change.outcome, Succeeded):
@@ -311,7 +320,7 @@ def on_transition(change: Transition) -> Script[None]:
         "   (SELECT error FROM jobs_job WHERE id = %(run)s)) END"
         " WHERE id = %(id)s RETURNING conversation_id, place",
         {
-            "id": message_id,
+            "id": change.payload["message"],
             "status": _STATUS[change.new],
             "failed": _STATUS[change.new] == "failed",
             "text": text,
@@ -368,13 +377,20 @@ class Reply:
     problem: dict[str, Any] | None
     usage: dict[str, Any]
     steps: list[dict[str, Any]]
-    #: Since the message was sent.
+    #: Since the message was sent, or since its last wait was over.
     elapsed_ms: int
+    #: What its run is parked for.
+    waits: list[Waiting]
 
     @property
     def has_ended(self) -> bool:
         """Whether nothing more is to come."""
         return self.status != "writing"
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether nothing comes until what it waits for does."""
+        return not self.has_ended and self.state is State.WAITING
 
 
 def read(run_id: UUID, conversation_id: UUID) -> Script[Reply | None]:
@@ -382,7 +398,8 @@ def read(run_id: UUID, conversation_id: UUID) -> Script[Reply | None]:
     rows = yield (
         "SELECT m.id, m.text, m.seq, m.status, m.problem, j.state, j.error,"
         " r.input_tokens, r.output_tokens, r.cost_usd, r.cost_known,"
-        " (extract(epoch FROM now() - j.created_at) * 1000)::bigint AS elapsed_ms"
+        " (extract(epoch FROM now() - coalesce((SELECT max(at) FROM jobs_jobevent e WHERE e.job_id = j.id"
+        "   AND e.kind = 'state' AND e.old = 'waiting'), j.created_at)) * 1000)::bigint AS elapsed_ms"
         " FROM agents_message m JOIN jobs_job j ON j.id = m.run_id JOIN agents_run r ON r.job_id = j.id"
         " WHERE m.run_id = %s AND m.conversation_id = %s AND m.role = 'assistant' AND j.home_lane = 'chat'",
         [run_id, conversation_id],
@@ -391,6 +408,7 @@ def read(run_id: UUID, conversation_id: UUID) -> Script[Reply | None]:
         return None
     row = rows[0]
     steps = yield from steps_of(run_id)
+    waits = (yield from waits_of([run_id])) if row["state"] == State.WAITING else {}
     return Reply(
         run_id=run_id,
         message_id=row["id"],
@@ -408,6 +426,7 @@ def read(run_id: UUID, conversation_id: UUID) -> Script[Reply | None]:
         },
         steps=steps,
         elapsed_ms=row["elapsed_ms"],
+        waits=waits.get(run_id, []),
     )
 
 
@@ -430,12 +449,15 @@ def message(message_id: UUID) -> Script[dict[str, Any] | None]:
 def steps_of(run_id: UUID) -> Script[list[dict[str, Any]]]:
     """Return the steps of a run as frames tell them, the newest `stream.MAX_STEPS`, oldest first."""
     rows = yield (
-        "SELECT reason, data FROM jobs_jobevent WHERE job_id = %s AND kind = 'step' AND (data ->> 'final')::boolean"
+        "SELECT reason, data, EXISTS (SELECT 1 FROM jobs_wait w WHERE w.job_id = e.job_id AND w.kind = 'person'"
+        "   AND w.key = data ->> 'key') AS is_decision"
+        " FROM jobs_jobevent e WHERE job_id = %s AND kind = 'step' AND (data ->> 'final')::boolean"
         " AND data ->> 'kind' NOT IN ('value', 'emit') ORDER BY id DESC LIMIT %s",
         [run_id, stream.MAX_STEPS],
     )
     return [
         {
+            **({"words": row["data"]["summary"]} if row["is_decision"] else {}),
             "key": row["data"]["key"],
             "name": row["data"]["name"],
             "kind": row["data"]["kind"],

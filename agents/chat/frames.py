@@ -64,13 +64,13 @@ async def last(reply: Reply) -> str:
 def snapshot(reply: Reply) -> str:
     """Return what the database has of a reply: at most a second old while it is written.
 
-    Of one that has ended its last frame follows.
+    Of one that has ended its last frame follows, of one that waits the frame that says so.
     """
     return encode(
         {
             "run_id": str(reply.run_id),
             "type": "run.snapshot",
-            "seq": reply.seq - reply.has_ended,
+            "seq": reply.seq - (reply.has_ended or reply.is_parked),
             "text": reply.text,
             "steps": reply.steps,
             "message_id": str(reply.message_id),
@@ -86,6 +86,21 @@ async def message(message_id: UUID, role: str, text: str) -> str:
 
 
 def waiting(reply: Reply) -> str:
+    """Return the frame that says what a reply waits for. Nothing comes after it until that is over."""
+    asked = next((wait.approval_id for wait in reply.waits if wait.approval_id is not None), None)
+    return encode(
+        {
+            "run_id": str(reply.run_id),
+            "type": "run.waiting",
+            "seq": reply.seq,
+            "approval_id": str(asked) if asked is not None else None,
+            "message_id": str(reply.message_id),
+            "waits": [wait.as_frame() for wait in reply.waits],
+        }
+    )
+
+
+def unheard(reply: Reply) -> str:
     """Return the sign of life of a reply that nobody was heard of for a while: ``state`` is its run's."""
     return encode(
         {

@@ -37,6 +37,8 @@ class Room:
         self._wanted: set[UUID] = set()
         #: When something was last heard of replies that others write.
         self._heard_at: dict[UUID, float] = {}
+        #: Replies that wait, as far as is known here: nothing is to be heard of them until that is over.
+        self.parked: set[UUID] = set()
 
     def say(self, text: str) -> None:
         """Send a frame to every page."""
@@ -46,12 +48,14 @@ class Room:
     def want(self, run_id: UUID, seq: int) -> None:
         """Note that a page has seen a reply up to ``seq`` and wants a snapshot, though the others hold as much."""
         self._wanted.add(run_id)
+        self.parked.discard(run_id)
         self._heard_at[run_id] = time.monotonic()
         self._note(run_id, max(seq, self._seqs.get(run_id, 0)))
 
-    def saw(self, run_id: UUID, seq: int) -> None:
-        """Note that this process itself has shown a reply up to ``seq``, its end."""
+    def saw(self, run_id: UUID, seq: int, *, parked: bool = False) -> None:
+        """Note that this process itself has shown a reply up to ``seq``, its end, or that it is parked."""
         self._heard_at.pop(run_id, None)
+        self._keep_parked(run_id, parked)
         self._wanted.discard(run_id)
         self._note(run_id, max(seq, self._seqs.get(run_id, 0)))
 
@@ -65,12 +69,26 @@ class Room:
 
     def takes(self, run_id: UUID, frame: dict[str, Any]) -> bool | None:
         """Tell whether another process's frame is to be shown. None: something is missing before it."""
-        taken = self._takes(run_id, frame["type"], int(frame["seq"]))
-        if taken and frame["type"] in ("run.finished", "run.failed"):
-            self._heard_at.pop(run_id, None)
-        elif taken:
-            self._heard_at[run_id] = time.monotonic()
+        kind = frame["type"]
+        taken = self._takes(run_id, kind, int(frame["seq"]))
+        if taken:
+            self._keep_parked(run_id, kind == "run.waiting")
+            if kind in ("run.finished", "run.failed", "run.waiting"):
+                self._heard_at.pop(run_id, None)
+            else:
+                self._heard_at[run_id] = time.monotonic()
         return taken
+
+    def forget(self, run_id: UUID) -> None:
+        """Look no more after a reply: it is gone."""
+        self._heard_at.pop(run_id, None)
+        self.parked.discard(run_id)
+
+    def _keep_parked(self, run_id: UUID, parked: bool) -> None:
+        if parked:
+            self.parked.add(run_id)
+        else:
+            self.parked.discard(run_id)
 
     def _takes(self, run_id: UUID, kind: str, seq: int) -> bool | None:
         last = self._seqs.get(run_id)
@@ -97,7 +115,7 @@ class Room:
         while len(self._seqs) > _KEPT:
             old, _ = self._seqs.popitem(last=False)
             self._wanted.discard(old)
-            self._heard_at.pop(old, None)
+            self.forget(old)
 
 
 class Rooms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 #: A longer argument is cut in a line.
@@ -93,6 +93,25 @@ def _first_text(arguments: Mapping[str, Any]) -> Any:
 def _cut(text: str) -> str:
     line = " ".join(text[: _LONG * 4].split())
     return line if len(line) <= _LONG else f"{line[: _LONG - 1]}…"
+
+
+def is_decision(output: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Tell whether a wait's output is what people decided."""
+    return isinstance(output, Mapping) and {"approval_id", "decision"} <= set(output)
+
+
+def decision_of(output: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what people decided, out of what the journal keeps of it."""
+    told = {"decision": str(output["decision"]).replace("_", " "), "by": output.get("by") or None}
+    return {key: value for key, value in {**told, "comment": output.get("comment")}.items() if value}
+
+
+def decision_words(output: Mapping[str, Any]) -> str:
+    """Say what people decided, and who: "Approved by rita: looks right"."""
+    by = ", ".join(str(name) for name in output.get("by") or ())
+    said = str(output["decision"]).replace("_", " ").capitalize() + (f" by {by}" if by else "")
+    comment = _cut(str(output.get("comment") or ""))
+    return f"{said}: {comment}" if comment else said
 
 
 def arguments_of(given: Any) -> Any:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from agents.chat import frames
 from agents.chat.blocks import Blocks
-from agents.chat.step_words import words
+from agents.chat.step_words import is_decision, words
 from agents.runtime.plain import plain
 from agents.runtime.ports import JOINT, StepKind, StepRecord
 from jobs.handlers import Claim
@@ -95,7 +95,11 @@ class RunStream:
         if record.kind in _SILENT or record.name == "patched":
             return
         status = "finished" if record.ok else "failed" if record.is_final else "started"
-        told = {"words": words(record.name, record.input, record.output)} if record.ok and record.kind == "tool" else {}
+        told = {}
+        if record.ok and record.kind == "tool":
+            told = {"words": words(record.name, record.input, record.output)}
+        elif record.kind == "wait" and is_decision(record.output):
+            told = {"words": record.summary}
         self._step(
             {
                 "key": record.key,
@@ -220,6 +224,16 @@ class RunStream:
         self.flush()
         self.closed = True
         return self.seq + 1
+
+    def park(self) -> int:
+        """End the frames of this claim at a wait; return the number of the one that says so.
+
+        Whoever holds an earlier claim's text gets this one's first.
+        """
+        self.flush()
+        if self._jumped:
+            self.announce()
+        return self.close()
 
     def _snapshot(self) -> dict[str, Any]:
         return {

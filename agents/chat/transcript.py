@@ -14,8 +14,9 @@ from django.db.models import F, Func, JSONField
 from django.utils.safestring import SafeString
 
 from agents import markdown
-from agents.chat.step_words import readable, words
+from agents.chat.step_words import decision_words, is_decision, readable, words
 from agents.models import Conversation, Message, Step
+from agents.waiting import Waiting, waits_for
 from jobs.models import JobEvent
 
 #: Messages on one page of the transcript.
@@ -26,6 +27,8 @@ STEPS = 100
 _KEPT_UP_TO = 20_000
 
 Status = Message.Status
+#: Kinds of steps that a person is shown; of waits only what people decided.
+SHOWN = (Step.Kind.TOOL, Step.Kind.STEP, Step.Kind.WAIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Entry:
 
     message: Message
     steps: Sequence[Line]
+    #: What the answer waits for, if it does.
+    waits: Sequence[Waiting] = ()
 
     @property
     def is_users(self) -> bool:
@@ -102,8 +107,11 @@ class Transcript:
         return next((entry for entry in reversed(self.entries) if entry.is_writing), None)
 
 
-def read(conversation: Conversation, *, before: int | None = None, after: int | None = None) -> Transcript:
-    """Return the newest messages: of all, of those ``before`` a place, or all that stand ``after`` one."""
+def read(conversation: Conversation, user: Any, *, before: int | None = None, after: int | None = None) -> Transcript:
+    """Return the newest messages: of all, of those ``before`` a place, or all that stand ``after`` one.
+
+    ``user`` is who reads: requests that an answer waits for have a link if they may look at them.
+    """
     found = conversation.messages.order_by("-place")
     if before is not None:
         found = found.filter(place__lt=before)
@@ -113,8 +121,9 @@ def read(conversation: Conversation, *, before: int | None = None, after: int | 
     more = len(rows) > PAGE
     messages = rows[:PAGE][::-1]
     lines = _lines([message for message in messages if message.role == Message.Role.ASSISTANT])
+    waits = waits_for([one.run_id for one in messages if one.status == Status.WRITING and one.run_id], user)
     return Transcript(
-        [Entry(message, lines.get(message.pk, ())) for message in messages],
+        [Entry(one, lines.get(one.pk, ()), waits.get(one.run_id, ()) if one.run_id else ()) for one in messages],
         earlier=messages[0].place if more else None,
         later=messages[-1].place if before is not None and messages else None,
     )
@@ -126,7 +135,7 @@ def _lines(answers: Sequence[Message]) -> dict[UUID, Sequence[Line]]:
     if not runs:
         return {}
     steps = (
-        Step.objects.filter(run__in=runs, kind__in=[Step.Kind.TOOL, Step.Kind.STEP], epoch=F("run__journal_epoch"))
+        Step.objects.filter(run__in=runs, kind__in=SHOWN, epoch=F("run__journal_epoch"))
         .annotate(shown=_SHOWN)
         .defer("output")
         .order_by("id")
@@ -134,7 +143,8 @@ def _lines(answers: Sequence[Message]) -> dict[UUID, Sequence[Line]]:
     failures = JobEvent.objects.filter(job__in=runs, kind=JobEvent.Kind.STEP, reason="failed").order_by("id")
     found: dict[UUID, dict[str, Line]] = defaultdict(dict)
     for step in steps:
-        found[step.run_id][step.key] = _finished(step)
+        if (finished := _finished(step)) is not None:
+            found[step.run_id][step.key] = finished
     for event in failures:
         line = _failed(event)
         # A step that came off in the end is no failure; a model that failed is told by the answer itself.
@@ -145,10 +155,13 @@ def _lines(answers: Sequence[Message]) -> dict[UUID, Sequence[Line]]:
 
 
 #: Of a tool's result what the line about it says: whether it went well, and how much came back. Not the result itself.
+#: Of a decision, who decided what.
 _SHOWN = Func(
     F("output"),
     template="CASE WHEN jsonb_typeof(%(expressions)s) = 'object' THEN jsonb_strip_nulls(jsonb_build_object("
-    "'ok', %(expressions)s -> 'ok', 'content', jsonb_build_object("
+    "'ok', %(expressions)s -> 'ok', 'approval_id', %(expressions)s -> 'approval_id',"
+    "'decision', %(expressions)s -> 'decision', 'by', %(expressions)s -> 'by', 'comment', %(expressions)s -> 'comment',"
+    "'content', jsonb_build_object("
     "'pages', CASE WHEN jsonb_typeof(%(expressions)s #> '{content,pages}') = 'array'"
     " THEN jsonb_array_length(%(expressions)s #> '{content,pages}') END,"
     "'entries', CASE WHEN jsonb_typeof(%(expressions)s #> '{content,entries}') = 'array' THEN true END,"
@@ -158,8 +171,10 @@ _SHOWN = Func(
 )
 
 
-def _finished(step: Step) -> Line:
+def _finished(step: Step) -> Line | None:
     shown: Any = step.shown  # type: ignore[attr-defined]  # annotated above
+    if step.kind == Step.Kind.WAIT:
+        return _decided(step, shown) if is_decision(shown) else None
     is_tool = step.kind == Step.Kind.TOOL
     went_wrong = is_tool and isinstance(shown, dict) and shown.get("ok") is False
     return Line(
@@ -169,6 +184,19 @@ def _finished(step: Step) -> Line:
         status="failed" if went_wrong else "finished",
         words=words(step.name, step.input, shown or {}) if is_tool else readable(step.name),
         took=step.finished_at - step.started_at,
+        opens=True,
+        at=step.finished_at,
+    )
+
+
+def _decided(step: Step, shown: Any) -> Line:
+    return Line(
+        key=step.key,
+        name=step.name,
+        kind=step.kind,
+        status="finished",
+        words=decision_words(shown),
+        took=None,
         opens=True,
         at=step.finished_at,
     )

@@ -18,7 +18,7 @@ from agents import registry
 from agents.chat import conversation_list, host, transcript
 from agents.chat.conversations import DEFAULT_ENDPOINT, Delete, Rename, discard_unused, owned_by
 from agents.chat.conversations import create as create_conversation
-from agents.chat.step_words import arguments_of, result_of
+from agents.chat.step_words import arguments_of, decision_of, is_decision, result_of
 from agents.models import CLIENT_ID_LENGTH, Conversation, Message, Step
 from agents.modes import policy
 from agents.runtime.errors import BadInput
@@ -85,7 +85,9 @@ def chat(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
 def messages(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     """Return a stretch of the transcript alone, for the page that has the rest."""
     conversation = _own(request, conversation_id)
-    found = transcript.read(conversation, before=_place(request, "before"), after=_place(request, "after"))
+    found = transcript.read(
+        conversation, request.user, before=_place(request, "before"), after=_place(request, "after")
+    )
     return render(request, "chat/transcript.html", {"conversation": conversation, "transcript": found})
 
 
@@ -166,10 +168,13 @@ def step(request: HttpRequest, conversation_id: UUID, run_id: UUID, key: str) ->
     if answer.run is None:
         raise Http404
     found = Step.objects.filter(
-        run=answer.run, epoch=answer.run.journal_epoch, key=key, kind__in=[Step.Kind.TOOL, Step.Kind.STEP]
+        run=answer.run, epoch=answer.run.journal_epoch, key=key, kind__in=transcript.SHOWN
     ).first()
     context: dict[str, Any] = {"step": found}
-    if found is not None:
+    if found is not None and found.kind == Step.Kind.WAIT:
+        context |= {"decision": decision_of(found.output) if is_decision(found.output) else None}
+        context |= {"given": found.input}
+    elif found is not None:
         context |= {"given": arguments_of(found.input), "result": result_of(found.output)}
     return render(request, "chat/step.html", context)
 
@@ -200,7 +205,10 @@ def _page(
     }
     if conversation is not None:
         before = _place(request, "before")
-        context |= {"transcript": transcript.read(conversation, before=before), "is_history": before is not None}
+        context |= {
+            "transcript": transcript.read(conversation, request.user, before=before),
+            "is_history": before is not None,
+        }
     if problem is not None:
         context["problem"] = {"title": problem.title, "detail": problem.detail, "slug": problem.slug}
         status = problem.status if isinstance(problem, Problem) else 422

@@ -51,7 +51,9 @@
       this.area.focus({ preventScroll: true });
     }
 
-    setRunning(running, stopping = false) {
+    setRunning(running, stopping = false, waiting = false) {
+      const [waits, keys] = ["[data-waits]", ".keys"].map((which) => this.hint.find((node) => node.matches?.(which)));
+      if (waits) [waits.hidden, keys.hidden] = [!waiting, waiting];
       if (running !== this.running) {
         this.running = running;
         this.form.toggleAttribute("data-running", running);

@@ -121,6 +121,20 @@
       return line;
     }
 
+    // What a reply waits for, until the server's own rendering is here, which has links too.
+    parked(waits) {
+      const box = made("parked-template");
+      const last = box.querySelector("p");
+      for (const { words } of waits) {
+        const line = document.createElement("p");
+        line.className = "parked-what";
+        line.dir = "auto";
+        line.textContent = `${words}.`;
+        last.before(line);
+      }
+      return box;
+    }
+
     // A reply has ended: its text gives way to what the server made of it.
     finish(reply, frame) {
       const { article, live } = reply;
@@ -226,6 +240,7 @@
         return ours;
       }
       const ends = theirs.dataset.status !== "writing";
+      if (!ends) this.#settleWait(ours, theirs);
       if (!ends || (ours.dataset.status !== "writing" && !("local" in ours.dataset))) {
         ours.dataset.place = theirs.dataset.place;
         return ours;
@@ -250,6 +265,13 @@
       if (reply && !reply.ended) reply.replaced(theirs);
       this.#adopt(theirs);
       return theirs;
+    }
+
+    // What a reply waits for is the server's to say, while it does.
+    #settleWait(ours, theirs) {
+      const [box, fresh] = [ours, theirs].map((article) => article.querySelector("[data-parked]"));
+      if (!box || !fresh || !this.replies.get(ours.dataset.runId)?.waiting || isSelected(ours)) return;
+      if (box.innerHTML !== fresh.innerHTML && !box.contains(document.activeElement)) box.replaceWith(fresh);
     }
 
     // --- what a reader opens -----------------------------------------------------------------------------------

@@ -29,7 +29,7 @@
       this.runId = article.dataset.runId;
       this.seq = Number(article.dataset.seq ?? -1);
       this.ended = article.dataset.status !== "writing";
-      this.waiting = false;
+      this.waiting = "waiting" in article.dataset;
       this.stopping = false;
       this.beganAt = Date.now();
       this.steps = article.querySelector(".chat-steps");
@@ -68,12 +68,15 @@
       if (type === "run.heartbeat") {
         this.beganAt = Math.min(this.beganAt, Date.now() - (Number(frame.elapsed_ms) || 0));
         if (seq > this.seq) this.askAgain();
+        // With a state its wait is over, though nobody goes on with it yet.
+        if (this.parked) this.parked.hidden = Boolean(frame.state);
         return this.changed(this);
       }
       if (type === "run.snapshot") {
         if (seq < this.seq) return;
         this.seq = seq;
         this.#resumedAt = 0;
+        this.#wait(null);
         return this.#replace(frame);
       }
       if (seq <= this.seq) return;
@@ -81,7 +84,7 @@
       if (this.seq < 0 && type !== "run.accepted") return this.askAgain();
       this.seq = seq;
       this.#resumedAt = 0;
-      this.waiting = type === "run.waiting";
+      this.#wait(type === "run.waiting" ? (frame.waits ?? []) : null);
       if (type === "run.delta") this.#add(frame.text);
       else if (type === "run.step") this.#step(frame);
       else if (type === "run.block") this.#block(frame);
@@ -89,7 +92,24 @@
         this.#unblock();
         this.#set(frame.text ?? "");
       }
-      this.changed(this, type);
+      this.changed(this, type, frame);
+    }
+
+    // What the run waits for, or null when it goes on: then its time counts anew.
+    #wait(waits) {
+      if (!waits && this.waiting) {
+        this.beganAt = this.saidAt = Date.now();
+        this.wentOn = true;
+      }
+      this.waiting = Boolean(waits);
+      this.article.toggleAttribute("data-waiting", this.waiting);
+      this.parked?.remove();
+      if (waits) this.live.after(this.log.parked(waits));
+    }
+
+    // The box that says what it waits for.
+    get parked() {
+      return this.article.querySelector("[data-parked]");
     }
 
     #add(text) {
@@ -143,7 +163,7 @@
 
     #step({ key, name, kind, status, summary, ms, words }) {
       let line = [...this.steps.children].find((one) => one.dataset.key === key);
-      const shown = SHOWN_KINDS.has(kind) || status === "failed" || (status === "started" && summary);
+      const shown = SHOWN_KINDS.has(kind) || (kind === "wait" && words) || status === "failed" || (status === "started" && summary);
       if (!shown) {
         line?.remove();
       } else {
@@ -182,8 +202,9 @@
 
     #end(frame) {
       this.ended = true;
+      this.#wait(null);
       this.seq = Math.max(this.seq, frame.seq ?? 0);
-      for (const line of [...this.steps.children]) if (!SHOWN_KINDS.has(line.dataset.kind)) line.remove();
+      for (const line of [...this.steps.children]) if (!SHOWN_KINDS.has(line.dataset.kind) && line.dataset.kind !== "wait") line.remove();
       this.steps.hidden = !this.steps.children.length;
       this.log.finish(this, frame);
       this.changed(this, frame.type, frame);

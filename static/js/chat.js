@@ -51,6 +51,8 @@
     scheduled: "Waiting to be tried again …",
     blocked: "Held back until an operator lets it go on …",
   };
+  // What it waited for has come.
+  const GOES_ON = { running: "It goes on …", queued: "It goes on in a moment …", blocked: UNWRITTEN.blocked };
 
   const showReply = (reply) => {
     if (reply.ended || !reply.wait?.isConnected) return;
@@ -65,7 +67,7 @@
     let words = "";
     if (lostAt && now - lostAt > 800) words = "Waiting for the connection …";
     else if (reply.stopping) words = "Stopping …";
-    else if (reply.waiting) words = "Waiting for a person to decide …";
+    else if (reply.waiting) words = GOES_ON[reply.state] ?? "";
     else if (reply.state) words = UNWRITTEN[reply.state] ?? "";
     else if (doing) words = "";
     else if (!reply.text) words = elapsed >= 400 ? `Thinking …${clock}` : "";
@@ -88,9 +90,18 @@
   function changed(reply, type, frame) {
     if (type === "run.delta" || type === "run.withdrawn") reply.saidAt = Date.now();
     showReply(reply);
+    if (reply.wentOn) {
+      reply.wentOn = false;
+      announce("It goes on.");
+      chat.refreshList();
+    }
     if (type === "run.step") {
       const doing = reply.doing ?? reply.steps.lastElementChild;
       if (doing) announce(doing.querySelector(".step-words").textContent);
+    } else if (type === "run.waiting") {
+      announce(`${(frame.waits ?? []).map(({ words }) => words).join(". ") || "The answer waits"}. It goes on by itself.`);
+      update();
+      chat.refreshList();
     } else if (type === "run.finished") announce(frame.stopped ? "Stopped." : "The answer is complete.");
     else if (type === "run.failed") announce(`The answer failed. ${frame.problem?.title ?? ""}`);
     if (reply.ended) ended(reply.article.dataset.status === "failed", type !== "replaced");
@@ -133,7 +144,7 @@
     keepOutbox();
     return at >= 0;
   };
-  const lookBusy = () => composer.setRunning(isBusy(), Boolean(log.writing?.stopping || (wantsStop && !log.writing)));
+  const lookBusy = () => composer.setRunning(isBusy(), Boolean(log.writing?.stopping || (wantsStop && !log.writing)), Boolean(log.writing?.waiting));
 
   const transmit = (one) => {
     const article = log.said(one.id) ?? log.addSaid(one.id, one.text);

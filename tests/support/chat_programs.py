@@ -30,3 +30,12 @@ async def kills(ctx: RunContext) -> dict[str, Any]:
     if messages[-1].text == "poison":
         os._exit(9)
     return {"text": (await ctx.compose(messages)).text}
+
+
+@program("test-naps")
+async def naps(ctx: RunContext) -> dict[str, Any]:
+    """Say something, sleep for a day, and let a model answer."""
+    await ctx.compose("Before.", name="before")
+    await ctx.sleep(86_400)
+    reply = await ctx.compose(conversation(ctx.input))
+    return {"text": f"Before.\n\n{reply.text}"}
