@@ -77,7 +77,7 @@ def _with_arguments(call: PlannedCall, arguments: Any) -> PlannedCall:
     if not isinstance(arguments, Mapping):
         raise BadArguments("these are a mapping by name")
     kept = plain(dict(arguments), "This")
-    if digest(_whole(kept)) == digest(_whole(call.arguments)):
+    if digest(_whole(kept)) == digest(_whole(plain(call.arguments))):
         return call
     try:
         tool = services.toolbox(registry.current().tool_overrides).get(call.tool)

@@ -91,7 +91,7 @@ async def pays(ctx: RunContext) -> dict[str, Any]:
 
 @program("test-plans")
 async def plans(ctx: RunContext) -> dict[str, Any]:
-    """Ask about all payments as one plan, revise it as often as changes are requested, then pay."""
+    """Ask about all payments as one plan, revise it as often as changes are requested (unless stubborn), then pay."""
     file = ctx.input["file"]
 
     def payments(amounts: list[float]) -> Plan:
@@ -104,6 +104,8 @@ async def plans(ctx: RunContext) -> dict[str, Any]:
     async def revise(plan: Plan, comment: str) -> Plan:
         return payments([call.arguments["amount_usd"] / 2 for call in plan.calls])
 
-    plan = await ctx.approve(payments(ctx.input["amounts"]), reason="money leaves the house", revise=revise)
+    wanted = payments(ctx.input["amounts"])
+    reason = "money leaves the house"
+    plan = await ctx.approve(wanted, reason=reason, revise=None if "stubborn" in ctx.input else revise)
     results = await ctx.tools(plan.calls)
     return {"results": [[result.ok, result.error, result.content] for result in results]}
