@@ -33,13 +33,24 @@ def of(user: Person) -> frozenset[str]:
         return frozenset()
     found: frozenset[str] | None = getattr(user, "_roles", None)
     if found is None:
-        names: Iterable[str] = user.groups.values_list("name", flat=True)
-        found = frozenset(names) & ROLES.keys()
+        found = group_names(user) & ROLES.keys()
         if user.is_superuser:
             found |= {ADMIN}
         if ADMIN in found:
             found |= {OPERATOR}
         user._roles = found  # type: ignore[attr-defined]
+    return found
+
+
+def group_names(user: Person) -> frozenset[str]:
+    """Return the names of all groups that a user is in, read once per user object."""
+    if not _is_active(user):
+        return frozenset()
+    found: frozenset[str] | None = getattr(user, "_group_names", None)
+    if found is None:
+        names: Iterable[str] = user.groups.values_list("name", flat=True)
+        found = frozenset(names)
+        user._group_names = found  # type: ignore[attr-defined]
     return found
 
 

@@ -12,22 +12,22 @@ from django.utils import timezone
 
 from agents.mode_figures import ModeFigures, mode_figures
 from agents.run_stats import LaneWork, ended_by_minute
+from approvals.inbox import NOT_LISTED, Waiting, waiting
+from approvals.models import Approval
 from astra_site.console.lane_row import LaneRow, rows
 from astra_site.console.operation_page import Progress
 from astra_site.console.regions import Regions
 from jobs.lane_samples import Sample, history
-from jobs.models import BulkOperation, Hold, Job, Wait, Worker
+from jobs.models import BulkOperation, Hold, Job, Worker
 from jobs.queries import (
     Bounded,
     LaneLoad,
     Stuck,
-    bounded_count,
     holds_in_force,
     idle_operations,
     lane_loads,
     newest_dead_letters,
     stuck,
-    waits_for_people,
     workers,
 )
 
@@ -46,8 +46,8 @@ class Overview:
     holds: Sequence[Hold] | None = None
     stuck: Stuck | None = None
     dead_letters: Sequence[Job] | None = None
-    waiting: Bounded | None = None
-    waits: Sequence[Wait] | None = None
+    waiting: Waiting | None = None
+    requests: Sequence[Approval] | None = None
     workers: Sequence[Worker] | None = None
     modes: Sequence[ModeFigures] | None = None
     idle_operations: Sequence[BulkOperation] | None = None
@@ -113,15 +113,14 @@ class Overview:
 def gather() -> Overview:
     """Read it all."""
     regions = Regions()
-    waits = waits_for_people()
     return Overview(
         lanes=regions.read("lanes", lambda: lane_loads(settings.LANES)),
         workers=regions.read("workers", lambda: workers(WORKERS_SHOWN)),
         stuck=regions.read("what is stuck", stuck),
         holds=regions.read("holds", holds_in_force),
         dead_letters=regions.read("dead letters", _newest_dead),
-        waiting=regions.read("how many approvals are pending", lambda: bounded_count(waits)),
-        waits=regions.read("pending approvals", lambda: list(waits.select_related(*_OF_WAITS)[:SHOWN])),
+        waiting=regions.read("how many approvals are pending", waiting),
+        requests=regions.read("pending approvals", _nearest_requests),
         idle_operations=regions.read("operations", lambda: idle_operations(SHOWN)),
         open_operations=regions.read("operations under way", _open_operations),
         samples=regions.read("the lanes’ last hour", lambda: history(settings.LANES)),
@@ -131,7 +130,9 @@ def gather() -> Overview:
     )
 
 
-_OF_WAITS = ("job__run__endpoint", "job__user")
+def _nearest_requests() -> list[Approval]:
+    nearest = Approval.objects.pending().order_by("sort_at", "pk")
+    return list(nearest.select_related("requested_by").defer(*NOT_LISTED)[:SHOWN])
 
 
 def _newest_dead() -> list[Job]:

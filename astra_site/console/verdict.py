@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 
+from approvals.inbox import ALL_PENDING
 from astra_site.console.overview import Overview
 from astra_site.console.pausing import Held
 from jobs.holds import EVERYTHING
@@ -87,6 +88,7 @@ def _findings(seen: Overview) -> Iterator[Finding]:
         yield from _stuck(seen.stuck, seen)
     yield from _scheduler(seen)
     yield from _holds(seen)
+    yield from _approvals(seen)
     for operation in seen.idle_operations or ():
         yield _idle(operation)
     for mode in seen.modes or ():
@@ -181,6 +183,26 @@ def _holds(seen: Overview) -> Iterator[Finding]:
         yield Finding("warn", f"{len(holds) - HOLDS_TOLD} more holds are in force.", f"{page}#holds", "Holds")
 
 
+def _approvals(seen: Overview) -> Iterator[Finding]:
+    if seen.waiting is None:
+        return
+    page = reverse("approvals")
+    if soon := seen.waiting.soon:
+        one = str(soon) == "1"
+        words = "1 plan waits for people, and its deadline is" if one else ""
+        words = words or f"{soon} plans wait for people, and their deadlines are"
+        words += " within the hour."
+        yield Finding(
+            "warn", words, f"{page}?{urlencode({'tab': ALL_PENDING, 'due': '1h'})}", "Show it" if one else "Show them"
+        )
+    if unknown := seen.waiting.unknown:
+        one = str(unknown) == "1"
+        words = f"Nobody knows how {unknown} call{'' if one else 's'} ended: a person has to say what became of"
+        words += " it." if one else " them."
+        link = f"{page}?{urlencode({'tab': ALL_PENDING, 'kind': 'effect'})}"
+        yield Finding("warn", words, link, "Unknown effects")
+
+
 def _idle(operation: BulkOperation) -> Finding:
     since = timezone.now() - (operation.worked_at or operation.created_at)
     minutes = round(since.total_seconds() / 60)
@@ -191,7 +213,8 @@ def _idle(operation: BulkOperation) -> Finding:
 
 def _calm(seen: Overview) -> str:
     processes = sum(map(_takes_tasks, seen.live_workers))
-    people = f" {seen.waiting} wait{_s(seen.waiting)} for a person." if seen.waiting else ""
+    pending = seen.waiting.pending if seen.waiting is not None else None
+    people = f" {pending} wait{_s(pending)} for a person." if pending else ""
     return (
         f"{processes} worker{'' if processes == 1 else 's'} with {_slots(seen)} slots for tasks, no lane is behind, and"
         f" nothing failed for good in the last 24 hours.{people}"

@@ -24,7 +24,9 @@
   const paused = () => {
     if (document.hidden) return "Paused";
     if (document.querySelector("dialog[open], details[data-menu][open]")) return "Paused while a menu is open";
-    if (document.querySelector("[data-select] :checked, [data-bulk] :checked")) return "Paused while tasks are selected";
+    if (document.querySelector("[data-select] :checked, [data-bulk] :checked")) {
+      return `Paused while ${document.querySelector("[data-select]")?.dataset.select || "tasks"} are selected`;
+    }
     const selection = getSelection();
     if (selection && !selection.isCollapsed && regions().some((region) => selection.intersectsNode?.(region) ?? region.contains(selection.anchorNode))) {
       return "Paused while text is selected";

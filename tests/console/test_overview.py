@@ -20,9 +20,10 @@ from agents.run_stats import BOUNDS_S
 from astra_site.console.overview import gather
 from astra_site.console.regions import PAGE_S, Regions
 from astra_site.console.verdict import judge
-from jobs.models import BulkOperation, Hold, Job, LaneSample, Wait
+from jobs.models import BulkOperation, Hold, Job, LaneSample
 from jobs.queries import ALIKE_UP_TO, COUNT_UP_TO, bounded_count, lane_loads
 from jobs.timeline import in_words
+from tests.support.approvals import approval
 from tests.support.tasks import PROBLEM, fleet, task
 
 URL = "/console/"
@@ -206,17 +207,6 @@ def test_a_count_stops_and_says_so(db: None) -> None:
         task("queued")
     assert str(bounded_count(Job.objects.all(), up_to=3)) == "3"
     assert str(bounded_count(Job.objects.all(), up_to=2)) == "2+"
-
-
-def test_pending_approvals_are_the_open_waits_for_people(operator: Client) -> None:
-    fleet()
-    run = task("waiting")
-    Wait.objects.create(job=run.job, kind="person", key="approve")
-    Wait.objects.create(job=run.job, kind="tool", key="crawl")
-    Wait.objects.create(job=task("waiting").job, kind="person", key="done", resolved_at=timezone.now())
-    Wait.objects.create(job=task("cancelled").job, kind="person", key="never-asked-again")
-    assert str(gather().waiting) == "1"
-    assert f"/console/tasks/{run.pk}/".encode() in operator.get(URL).content
 
 
 def test_a_mode_shows_its_runs_failures_percentiles_cost_and_score(db: None) -> None:
@@ -463,7 +453,7 @@ def test_a_region_that_cannot_be_read_says_so_and_the_rest_of_the_page_stands(op
     sampled(0, lane="batch")
     task("queued")
     with psycopg.connect(**connection.get_connection_params()) as other:
-        other.execute("LOCK TABLE jobs_wait IN ACCESS EXCLUSIVE MODE")
+        other.execute("LOCK TABLE approvals_approval IN ACCESS EXCLUSIVE MODE")
         page = operator.get(URL)
     text = page.content.decode()
     assert page.status_code == 200
@@ -518,7 +508,7 @@ def test_the_overview_asks_as_many_queries_for_many_rows_as_for_few(operator: Cl
             for state in ("queued", "dead", "succeeded", "blocked"):
                 task(state, user=olga)
             task("running", user=olga, worker=worker)
-            Wait.objects.create(job=task("waiting", user=olga).job, kind="person", key="approve")
+            approval()
 
     fill(1)
     operator.get(URL)
