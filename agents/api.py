@@ -33,6 +33,7 @@ from agents.api_shapes import (
 )
 from agents.models import Endpoint, Run
 from agents.payload import bad_input
+from agents.waiting import waits_for
 from jobs import stats
 from jobs.actions import Cancel, InvalidState, Redrive
 from jobs.models.job import Priority
@@ -112,8 +113,10 @@ def list_tasks(
 
 @router.get("/tasks/{uuid:task_id}", auth=READ, response=Task, summary="Get a task")
 def get_task(request: HttpRequest, task_id: UUID) -> Task:
-    """Return a task with its result, once it has one."""
-    return task_out(_visible_run(request, task_id))
+    """Return a task with its result, once it has one, or with what it waits for."""
+    run = _visible_run(request, task_id)
+    waits = waits_for([task_id], caller_of(request).user) if run.job.state == State.WAITING else {}
+    return task_out(run, waits.get(task_id, ()))
 
 
 @router.get("/tasks/{uuid:task_id}/steps", auth=READ, response=StepList, summary="List a task's steps")

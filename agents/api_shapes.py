@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -13,6 +14,7 @@ from agents import queries
 from agents.mode_figures import ModeFigures
 from agents.models import Run, Step
 from agents.runtime.types import Budget
+from agents.waiting import Waiting
 from jobs.states import State
 
 
@@ -111,9 +113,20 @@ class TaskInList(BaseModel):
     links: Links
 
 
+class WaitingFor(BaseModel):
+    """One thing that a task in state `waiting` waits for."""
+
+    kind: Literal["person", "tool", "event", "child", "time"]
+    since: datetime
+    until: datetime | None = Field(description="Its time, or its deadline.")
+    approval_id: UUID | None = Field(description="What people are asked.")
+    link: str | None = Field(description="Of the approval, where you may see it.")
+
+
 class Task(TaskInList):
     """A run that was submitted to the queue."""
 
+    waiting_for: list[WaitingFor] = Field(description="Empty unless it is `waiting`.")
     result: Any = Field(description="What the endpoint's output schema says; null until it has succeeded.")
 
 
@@ -222,9 +235,19 @@ def links_of(task_id: UUID) -> Links:
     return Links(self=base, events=f"{base}/events", steps=f"{base}/steps", cancel=f"{base}/cancel")
 
 
-def task_out(run: Run) -> Task:
+def task_out(run: Run, waits: Iterable[Waiting]) -> Task:
     """Return a task as the API answers it."""
-    return Task(**_listed(run), result=run.output)
+    return Task(**_listed(run), waiting_for=[_waiting_for(wait) for wait in waits], result=run.output)
+
+
+def _waiting_for(wait: Waiting) -> WaitingFor:
+    return WaitingFor(
+        kind=wait.kind,  # type: ignore[arg-type]  # one of them: the column's choices
+        since=wait.since,
+        until=wait.until,
+        approval_id=wait.approval_id,
+        link=f"/api/v1/approvals/{wait.approval_id}" if wait.url else None,
+    )
 
 
 def task_in_list(run: Run) -> TaskInList:

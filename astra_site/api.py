@@ -33,6 +33,7 @@ from agents.api import declared, router
 from agents.chat.api import router as conversations
 from agents.queries import BadCursor
 from agents.runtime.errors import BadInput, RunError
+from approvals.api import router as approvals
 from approvals.hook import router as hooks
 from astra_site import problems, request_id
 
@@ -74,7 +75,7 @@ class Api(NinjaAPI):
 api = Api(
     title="Astra",
     version="1",
-    description="Submit tasks to agents, follow them, steer them; chat. Errors are RFC 9457 problems.",
+    description="Submit tasks to agents, follow and steer them; decide on plans; chat. Errors are RFC 9457 problems.",
     urls_namespace="api",
     docs_url=None,
     parser=StrictParser(),
@@ -82,6 +83,7 @@ api = Api(
 api.add_router("", router)
 api.add_router("", declared)
 api.add_router("", conversations)
+api.add_router("", approvals)
 api.add_router("", hooks)
 
 

@@ -132,6 +132,7 @@ def test_a_task_is_shown_whole(alice: Caller) -> None:
         "status": "queued",
         "attempt": 0,
         "progress": None,
+        "waiting_for": [],
         "result": None,
         "error": None,
         "usage": {"input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0},

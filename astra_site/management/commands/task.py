@@ -5,10 +5,12 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
+from django.contrib.auth.models import AnonymousUser
 from django.core.management.base import BaseCommand, CommandError
 
 from agents import queries
 from agents.models import Run
+from agents.waiting import waits_for
 from astra_site import following
 
 
@@ -31,7 +33,8 @@ class Command(BaseCommand):
         if json:
             from agents.api_shapes import task_out
 
-            self.stdout.write(task_out(run).model_dump_json(indent=2))
+            waits = waits_for([run.pk], run.user or AnonymousUser())
+            self.stdout.write(task_out(run, waits.get(run.pk, ())).model_dump_json(indent=2))
             return
         for line in following.describe(run):
             self.stdout.write(line)
