@@ -1,7 +1,8 @@
 """What deleting a user in Django admin would do, counted with bounds: Django's own page collects every related row.
 
-A user's tasks, and the trail of what they did, outlive them: the tasks lose their name. That is a change of every one
-of those rows, so who has many is not deleted but deactivated, which stops the same things at once.
+A user's tasks, and the trail of what they did, outlive them: the tasks lose their name. What they said as reviewers
+stays under it: votes, grades, notes to agents. That is a change of every one of those rows, so who has many is not
+deleted but deactivated, which stops the same things at once.
 """
 
 from __future__ import annotations
@@ -16,8 +17,22 @@ from django.contrib.auth.models import User
 ROWS_UP_TO = 1_000
 
 #: What goes with a user, and what stays without their name. `accounts` knows none of the apps above it.
-GOES = ("agents.Conversation", "agents.Memory", "accounts.ApiToken")
-STAYS = ("jobs.Job",)
+GOES = (
+    "agents.Conversation",
+    "agents.Memory",
+    "accounts.ApiToken",
+    "approvals.Viewing",
+    "approvals.DecisionLink",
+    "approvals.Review",
+)
+STAYS = ("jobs.Job", "approvals.Vote", "agents.Feedback", "agents.AgentNote")
+#: One and many of a kind, where a page says it in other words than the model.
+WORDS = {
+    "jobs.Job": ("task", "tasks"),
+    "approvals.Viewing": ("view of a plan", "views of plans"),
+    "agents.Feedback": ("grade of a task", "grades of tasks"),
+    "agents.AgentNote": ("note to an agent", "notes to agents"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +82,6 @@ def _related(user: User, labels: Iterable[str]) -> tuple[Related, ...]:
         model = apps.get_model(label)
         rows = model._default_manager.filter(user_id=user.pk).order_by().values("pk")
         number = rows[: ROWS_UP_TO + 1].count()
-        words = "tasks" if label == "jobs.Job" else str(model._meta.verbose_name_plural)
-        found.append(Related(words if number != 1 else words.removesuffix("s"), number))
+        one, many = WORDS.get(label) or (str(model._meta.verbose_name), str(model._meta.verbose_name_plural))
+        found.append(Related(one if number == 1 else many, number))
     return tuple(found)

@@ -16,6 +16,7 @@ from accounts.actors import actor_of
 from agents import admin_shop as admin_shop
 from agents import queries
 from agents.admin_lists import (
+    EffectStateFilter,
     KindFilter,
     MinuteFilter,
     ModeFilter,
@@ -25,11 +26,15 @@ from agents.admin_lists import (
     StateFilter,
     StatusFilter,
 )
+from agents.feedback_admin import AgentNoteAdmin, FeedbackAdmin
 from agents.models import (
+    AgentNote,
     AgentVersion,
     ConfigLoad,
     Conversation,
+    Effect,
     Endpoint,
+    Feedback,
     Memory,
     Message,
     Run,
@@ -42,6 +47,9 @@ from agents.queries import TaskFilter
 from audit import trail
 from audit.admin_lists import BoundedPaginator, IdSpanFilter, SearchPaginator, by_id
 from audit.history_admin import HistoryAdmin, Link, console_link, seconds, short_id
+
+admin.site.register(Feedback, FeedbackAdmin)
+admin.site.register(AgentNote, AgentNoteAdmin)
 
 
 @admin.register(AgentVersion)
@@ -222,6 +230,21 @@ class StepAdmin(OfRunAdmin):
     def took(self, step: Step) -> str:
         """Return how long it took."""
         return seconds((step.finished_at - step.started_at).total_seconds())
+
+
+@admin.register(Effect)
+class EffectAdmin(OfRunAdmin):
+    """What runs did to the world outside."""
+
+    list_display = ("id", "page", "run_link", "tool", "state", "attempt", "started_at", "finished_at", "resolved_by")
+    list_filter = (EffectStateFilter,)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Effect]:
+        """Return effects without what went in and came out, which can be large, but for the page of one."""
+        effects = super().get_queryset(request)
+        resolved = request.resolver_match
+        is_list = resolved is not None and resolved.url_name == "agents_effect_changelist"
+        return effects.defer("arguments", "result") if is_list else effects
 
 
 @admin.register(Conversation)

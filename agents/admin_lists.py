@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from agents.models import Message, Run, Step
+from agents.models import Effect, Feedback, Message, Run, Step
 from agents.modes import Mode
 from audit.admin_lists import SpanFilter, WalkedFilter, of_user
 from audit.history_admin import LargeTableAdmin
@@ -59,6 +59,28 @@ class StatusFilter(WalkedFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         """Return the statuses."""
         return list(Message.Status.choices)
+
+
+class GradeFilter(WalkedFilter):
+    """Feedback of one grade."""
+
+    title = "grade"
+    parameter_name = lookup = "grade"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Return the grades."""
+        return list(Feedback.Grade.choices)
+
+
+class EffectStateFilter(WalkedFilter):
+    """Effects of one state."""
+
+    title = "state"
+    parameter_name = lookup = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Return the states."""
+        return list(Effect.State.choices)
 
 
 class StateFilter(admin.SimpleListFilter):

@@ -19,6 +19,15 @@ GROUPS: dict[str, dict[str, str]] = {
         "jobs.Hold": "What may not start now, and why. Place and lift them.",
         "jobs.BulkOperation": "Changes of many tasks at once, and how far they came.",
     },
+    "Approvals": {
+        "approvals.Approval": "What people are asked to decide, and how it ended.",
+        "approvals.Vote": "What each of them said.",
+        "approvals.Viewing": "Who looked at which version of a plan.",
+        "agents.Effect": "Calls that did something to the world outside, each once.",
+        "approvals.DecisionLink": "Links in mails with which one person may decide once.",
+        "approvals.HookCall": "Webhooks that decided.",
+        "approvals.Review": "Morning and evening reviews that were finished.",
+    },
     "People": {
         "auth.User": "Who may sign in, and their roles.",
         "auth.Group": "The roles: admin, operator, reviewer, user.",
@@ -27,6 +36,10 @@ GROUPS: dict[str, dict[str, str]] = {
     "Trail": {
         "audit.AuditEntry": "Who did what, when, from where, before and after.",
         "audit.AuditSeal": "The chain that shows whether the trail was tampered with.",
+    },
+    "Shop": {
+        "agents.ShopOrder": "The example agent’s shop: what was sold, and how much of it was paid back.",
+        "agents.ShopRefund": "Each refund, and the task that paid it.",
     },
     "Chat": {
         "agents.Conversation": "Who chats with what.",
@@ -37,11 +50,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "agents.AgentVersion": "Versions of agents, as astra.yml declared them.",
         "agents.Endpoint": "Public names, each an agent in one mode.",
         "agents.ConfigLoad": "Loads of astra.yml that changed something.",
-    "Shop": {
-        "agents.ShopOrder": "The example agent’s shop: what was sold, and how much of it was paid back.",
-        "agents.ShopRefund": "Each refund, and the task that paid it.",
-    },
         "agents.Score": "Runs that were judged.",
+        "agents.Feedback": "What people said of runs: grades, comments.",
+        "agents.AgentNote": "What agents are to heed from now on. Retire what is out of date.",
     },
     "Machinery": {
         "jobs.Worker": "Processes that run tasks, and their leases.",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from django.contrib import admin
@@ -9,18 +10,22 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts import roles, tokens
 from accounts.models import ApiToken
-from agents.models import Conversation, Memory, Message, Run, Score
+from agents.models import AgentNote, Conversation, Feedback, Memory, Message, Run, Score
+from agents.models.shop import ShopOrder, ShopRefund
+from approvals.models import DecisionLink, HookCall, Review, Viewing, Vote
 from astra_site.admin_site import GROUPS
 from audit.models import AuditEntry
 from audit.trail import SYSTEM
 from jobs.models import BulkOperation, Hold, IdempotencyKey, Job, Wait
+from tests.support.approvals import approval, unknown_effect
 from tests.support.people import person
 from tests.support.tasks import fleet, step, task
 
-OURS = ("accounts", "agents", "audit", "jobs")
+OURS = ("accounts", "agents", "approvals", "audit", "jobs")
 MODELS = [model for model in admin.site._registry if model._meta.app_label in OURS]
 #: What people may change in Django admin; all else is history or the file's.
 CHANGED_BY_HAND = {"hold": {"add", "delete"}, "memory": {"delete"}}
@@ -32,6 +37,21 @@ def root(db: None) -> Client:
     client = Client()
     client.force_login(User.objects.create_superuser("root"))
     return client
+
+
+def decided(run: Run, user: User) -> None:
+    """Write a row into each table about what people decide and say."""
+    asked, now, name = approval(run=run, wait_key=str(uuid4())), timezone.now(), str(uuid4())
+    unknown_effect(run=run, wait_key=name)
+    Vote.objects.create(approval=asked, user=user, user_name=user.username, decision="approve", plan=asked.plan)
+    Viewing.objects.create(approval=asked, user=user, plan_hash=asked.plan_hash)
+    DecisionLink.objects.create(approval=asked, user=user, digest=name, expires_at=now)
+    HookCall.objects.create(hook="approvals", webhook_id=name, status=200, answer={})
+    Review.objects.create(user=user, kind="morning", since=now, until=now)
+    Feedback.objects.create(run=run, user=user, user_name=user.username, grade="good")
+    AgentNote.objects.create(agent="helper", text="Be brief.", user=user, user_name=user.username)
+    order = ShopOrder.objects.create(number=name[:8], customer="Ann", item="A lamp", paid_usd=100)
+    ShopRefund.objects.create(order=order, amount_usd=10, reason="It broke.", run_id=str(run.pk))
 
 
 @pytest.fixture
@@ -47,6 +67,7 @@ def full(ulla: User) -> None:
     Message.objects.create(conversation=chat, place=1, role="user", text="I like tea.", run=run)
     tokens.create(ulla, actor=SYSTEM, name="laptop")
     fleet()
+    decided(run, ulla)
 
 
 def address(model: type, page: str = "changelist", *args: object) -> str:
@@ -178,6 +199,7 @@ def test_a_list_asks_as_much_for_many_rows_as_for_one(root: Client, full: None, 
         tokens.create(ulla, actor=SYSTEM, name=str(number))
         person(f"person-{number}", roles.USER)
         fleet()
+        decided(run, ulla)
     with CaptureQueriesContext(connection) as many:
         root.get(address(model))
     assert len(many) == len(few)
@@ -269,14 +291,20 @@ def test_who_is_no_operator_sees_no_actions(db: None) -> None:
 def test_deleting_a_user_says_what_goes_and_what_stays(root: Client, ulla: User) -> None:
     run = task("succeeded", user=ulla, output={"text": "an answer"})
     Conversation.objects.create(user=ulla, endpoint=run.endpoint, title="Tea")
+    Memory.objects.create(user=ulla, agent="helper", text="likes tea")
+    said = [approval(state="approved"), approval(claimed_by=ulla, claimed_until=timezone.now())]
+    for asked in said:
+        Vote.objects.create(approval=asked, user=ulla, user_name="ulla", decision="approve")
     url = address(User, "delete", ulla.pk)
     page = root.get(url).content.decode()
-    assert "1 conversation, 0 memories, 0 api tokens go; 1 task stay" in page
+    assert "1 conversation, 1 memory, 0 api tokens, 0 views of plans, 0 decision links, 0 reviews go;" in page
+    assert "1 task, 2 votes, 0 grades of tasks, 0 notes to agents stay" in page
     root.post(url, {"post": "yes"})
     assert not User.objects.filter(pk=ulla.pk).exists()
     run.refresh_from_db()
     assert (run.user, run.output) == (None, {"text": "an answer"})
     assert not Conversation.objects.exists()
+    assert list(Vote.objects.values_list("user", "user_name")) == [(None, "ulla")] * 2
     assert AuditEntry.objects.get(action="user.delete").target_id == str(ulla.pk)
 
 
