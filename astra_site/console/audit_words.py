@@ -21,6 +21,17 @@ from jobs.holds import EVERYTHING
 
 #: What each action was, as what follows a name, and its icon. The target's words come after it.
 VERBS: Mapping[str, tuple[str, str]] = {
+    "agent.note": ("gave a note to", "compose"),
+    "agent.note-retire": ("took a note back from", "cross"),
+    "approval.claim": ("claimed", "claimed"),
+    "approval.decide": ("decided on", "approvals"),
+    "approval.delegate": ("delegated", "person"),
+    "approval.escalate": ("escalated", "warning"),
+    "approval.release": ("released", "claimed"),
+    "approval.request": ("asked people to decide on", "approvals"),
+    "approval.supersede": ("dropped", "discarded"),
+    "approval.view": ("looked at", "search"),
+    "approval.vote": ("voted on", "approvals"),
     "audit.export": ("exported", "download"),
     "bulk.start": ("started", "queues"),
     "bulk.stop": ("stopped", "stop"),
@@ -40,6 +51,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "login.throttle": ("slowed down sign-ins as", "warning"),
     "logout": ("signed out as", "leave"),
     "memory.delete": ("deleted", "discarded"),
+    "run.grade": ("graded", "check"),
     "task.redrive_edited": ("ran again, with another input,", "redrive"),
     "task.submit": ("submitted", "tasks"),
     "token.create": ("made", "key"),
@@ -48,9 +60,27 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "user.change": ("changed", "compose"),
     "user.delete": ("deleted", "discarded"),
 }
+#: What a vote on an approval was, and a decision, by what it came to.
+VOTES = {
+    "approve": "voted for",
+    "approve_with_changes": "voted for, with changes,",
+    "request_changes": "wanted changes to",
+    "reject": "voted against",
+}
+DECISIONS: Mapping[str, tuple[str, str]] = {
+    "approve": ("approved", "check"),
+    "approve_with_changes": ("approved, with changes,", "check"),
+    "request_changes": ("requested changes to", "redrive"),
+    "reject": ("rejected", "cross"),
+    "happened": ("found that it happened, of", "check"),
+    "again": ("had it done again, of", "redrive"),
+    "give_up": ("gave up", "discarded"),
+}
 #: What a target is called before its id.
 NOUNS = {
+    "approval": "approval",
     "job": "task",
+    "run": "task",
     "operation": "operation",
     "config": "configuration",
     "token": "token",
@@ -60,6 +90,8 @@ NOUNS = {
     "conversation": "conversation",
     "trail": "the trail",
 }
+#: The pages of what has an id, by their names in the site's addresses.
+PAGES = {"job": "task", "run": "task", "operation": "operation", "approval": "approval"}
 #: What one does to oneself needs no target.
 _OF_ONESELF = {"login.succeed": "signed in", "logout": "signed out"}
 #: Longer changes start folded: so many rows, or so many characters of one value.
@@ -119,6 +151,8 @@ def _tell(entry: AuditEntry, users: Mapping[int, User], tokens: Mapping[int, Api
     verb, icon = VERBS.get(entry.action, (entry.action, "audit"))
     if entry.action.startswith("hold.") and _reason(entry) != PAUSED:
         verb = "lifted the hold on" if entry.action == "hold.lift" else "placed a hold on"
+    if entry.action in ("approval.vote", "approval.decide"):
+        verb, icon = _decided(entry, verb, icon)
     who, by = entry.actor_name, ""
     if entry.token_id is not None:
         token = tokens.get(entry.token_id)
@@ -139,6 +173,17 @@ def _tell(entry: AuditEntry, users: Mapping[int, User], tokens: Mapping[int, Api
     )
 
 
+def _decided(entry: AuditEntry, verb: str, icon: str) -> tuple[str, str]:
+    """Return what somebody voted, or what was decided, as far as the entry says."""
+    after = _side(entry.after)
+    decision = str(after.get("decision"))
+    if entry.action == "approval.vote":
+        return VOTES.get(decision, verb), icon
+    if after.get("state") == "expired":
+        return "closed, because nobody decided in time,", "warning"
+    return DECISIONS.get(decision, (verb, icon))
+
+
 def _reason(entry: AuditEntry) -> Any:
     return (_side(entry.after) or _side(entry.before)).get("reason", PAUSED)
 
@@ -157,14 +202,18 @@ def _target(entry: AuditEntry, users: Mapping[int, User], tokens: Mapping[int, A
         return f"token “{token.name}” ({token.prefix}…)" if token else f"token {key}"
     if kind == "group":
         return f"group {entry.note or key}"
+    if kind == "agent":
+        return f"agent {key}"
     return " ".join(part for part in (NOUNS.get(kind, kind), short_id(key)) if part)
 
 
 def _link(entry: AuditEntry, users: Mapping[int, User], is_staff: bool) -> str:
     """Return the address of what it was done to; nothing where there is no page of it for an operator."""
     kind, key = entry.target_type, entry.target_id
-    if kind in ("job", "operation") and _is_uuid(key):
-        return reverse("task" if kind == "job" else "operation", args=[key])
+    if kind in PAGES and _is_uuid(key):
+        return reverse(PAGES[kind], args=[key])
+    if kind == "agent":
+        return reverse("agent", args=[key]) if key and "/" not in key else ""
     if kind == "hold":
         what, _, name = key.partition(":")
         return reverse("agent", args=[name]) if what == "agent" and name and "/" not in name else reverse("queues")
