@@ -163,7 +163,10 @@ def test_an_amount_always_fits_its_column(arguments: list[dict[str, Any]]) -> No
 
 
 def test_a_title_says_what_the_first_call_does() -> None:
-    calls = [{"tool": "pay", "arguments": {"to": "ada\nb", "list": [1] * 1000, "usd": 5}}, {"tool": "x"}]
+    calls: list[dict[str, Any]] = [
+        {"tool": "pay", "arguments": {"to": "ada\nb", "list": [1] * 1000, "usd": 5}},
+        {"tool": "x"},
+    ]
     assert title_of(None, calls) == "pay (to ada b, usd 5) and 1 more"
     assert title_of({"title": " \n"}, calls) == "pay (to ada b, usd 5) and 1 more"
     assert len(title_of({"title": "x" * 1000}, calls)) == 300

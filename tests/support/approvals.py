@@ -64,14 +64,15 @@ def carry_on(lane: str = lanes.QUEUE) -> Outcome:
 
 
 def asked(notes: Path, *amounts: float, user: User | None = None, endpoint: str = "pay.v1", **more: Any) -> Approval:
-    """Start a run that pays these amounts, and return what it asks people. `tests.support.approvals.config` is loaded.
+    """Start a run that pays these amounts, and return what it asks people first. `config` is loaded.
 
-    ``plan.v1`` asks about all of its payments as one plan, ``pay.v1`` only about those that a rule is about.
+    ``plan.v1`` asks about all of its payments as one plan, or with ``apart`` as a plan of each; and does not revise any
+    with ``stubborn``. ``pay.v1`` asks only about those that a rule is about.
     """
     given = {"file": str(notes), "amounts": list(amounts or (150,)), **more}
     run_id = invoke(endpoint, given, user=user or person("user"), actor=SYSTEM).run_id
     carry_on()
-    return Approval.objects.get(run_id=run_id, state="pending")
+    return Approval.objects.filter(run_id=run_id, state="pending").earliest("pk")
 
 
 def reviewer(name: str = "rita", *roles: str) -> Actor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from agents.runtime.context import RunContext
 from agents.runtime.plans import Plan, PlannedCall
 from agents.runtime.program import program
-from agents.runtime.types import Message, ToolCall
+from agents.runtime.types import Message, ToolCall, ToolResult
 from agents.tools.registry import tool
 
 
@@ -91,7 +92,7 @@ async def pays(ctx: RunContext) -> dict[str, Any]:
 
 @program("test-plans")
 async def plans(ctx: RunContext) -> dict[str, Any]:
-    """Ask about all payments as one plan, revise it as often as changes are requested (unless stubborn), then pay."""
+    """Ask about all payments as one plan, revise it as often as changes are requested, then pay."""
     file = ctx.input["file"]
 
     def payments(amounts: list[float]) -> Plan:
@@ -104,8 +105,14 @@ async def plans(ctx: RunContext) -> dict[str, Any]:
     async def revise(plan: Plan, comment: str) -> Plan:
         return payments([call.arguments["amount_usd"] / 2 for call in plan.calls])
 
-    wanted = payments(ctx.input["amounts"])
-    reason = "money leaves the house"
-    plan = await ctx.approve(wanted, reason=reason, revise=None if "stubborn" in ctx.input else revise)
-    results = await ctx.tools(plan.calls)
+    async def pay(amounts: list[float]) -> Sequence[ToolResult]:
+        reason = "money leaves the house"
+        plan = await ctx.approve(payments(amounts), reason=reason, revise=None if "stubborn" in ctx.input else revise)
+        return await ctx.tools(plan.calls)
+
+    amounts = ctx.input["amounts"]
+    if "apart" in ctx.input:  # a plan of each, side by side
+        results = [one for paid in await ctx.gather(*(pay([amount]) for amount in amounts)) for one in paid]
+    else:
+        results = list(await pay(amounts))
     return {"results": [[result.ok, result.error, result.content] for result in results]}
