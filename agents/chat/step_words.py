@@ -46,10 +46,22 @@ _KNOWN: Mapping[str, tuple[str, str, str]] = {
     "memory_read": ("Looking up what it remembers", "Looked up what it remembers", "Could not look up its memory"),
     "memory_write": ("Remembering", "Remembered", "Could not remember it"),
     "file_read": ("Reading", "Read", "Could not read the file"),
+    "order_lookup": ("Looking up order", "Looked up order", "Could not find the order"),
+    "refund": ("Refunding order", "Refunded order", "Did not refund the order"),
+    "publish_post": ("Publishing", "Published", "Could not publish"),
+    "verify": ("Checking the answer", "Checked the answer", "Replaced an answer that did not stand up to its check"),
 }
 #: While it runs on nobody knows what.
 _UNKNOWN = {"web_crawl": "Reading web pages", "file_read": "Reading files"}
-_OBJECT = {"memory_write": "text", "file_read": "path"}
+_OBJECT = {
+    "memory_write": "text",
+    "file_read": "path",
+    "order_lookup": "order_id",
+    "refund": "order_id",
+    "publish_post": "title",
+}
+#: Whose object is a name, no words.
+_NAMED = frozenset({"file_read", "order_lookup", "refund"})
 
 
 def _about(name: str, arguments: Mapping[str, Any], before: str) -> str:
@@ -60,7 +72,7 @@ def _about(name: str, arguments: Mapping[str, Any], before: str) -> str:
     told = arguments.get(_OBJECT[name]) if name in _OBJECT else _first_text(arguments)
     if not isinstance(told, str) or not told.strip():
         return ""
-    return f"{before}{_cut(told)}" if name == "file_read" else f"{before.rstrip()} “{_cut(told)}”"
+    return f"{before}{_cut(told)}" if name in _NAMED else f"{before.rstrip()} “{_cut(told)}”"
 
 
 def _crawled(arguments: Mapping[str, Any], result: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ _MONEY = re.compile(
 _FIGURE = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d{1,2})?(?![\w-])")
 _LEAD = re.compile(
     r"^\W*(?:(?:please|can you|could you|hello|hi|hey|and|i want|i would like|i'd like|give me|to)\b[\s,]*)*"
-    r"(?:(?:a |the )?(?:full |partial )?refund|reimburse|return|money back|pay (?:me )?back)?\b"
+    r"(?:(?:a |the )?(?:full |partial )?refund|reimburse|return|(?:my |the )?money back|pay (?:me )?back)?\b"
     r"[\s,]*(?:(?:of|for|on|my|the|order|number)\b[\s,]*)*",
     re.I,
 )
@@ -105,10 +105,9 @@ def _looked_up(asked: str, call: ToolCall, result: ToolResult) -> str:
 
 def reason(asked: str) -> str:
     """Return why a message wants its money back, as far as it says."""
-    rest = _FIGURE.sub(" ", _MONEY.sub(" ", _ORDER.sub(" ", asked)))
-    parts = [
-        _BECAUSE.sub("", _LEAD.sub("", part.strip(), count=1)).strip(" .,:;-") for part in re.split(r"[,.;:]", rest)
-    ]
+    first, *more = re.split(r"[,.;:]", _FIGURE.sub(" ", _MONEY.sub(" ", _ORDER.sub(" ", asked))))
+    parts = [_LEAD.sub("", first.strip(), count=1), *(part.strip() for part in more)]
+    parts = [_BECAUSE.sub("", part).strip(" -") for part in parts]
     said = ", ".join(part for part in parts if len(part.split()) > 1) or "The customer asked for it"
     return (said[:1].upper() + said[1:])[:300] + "."
 

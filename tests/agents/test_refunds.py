@@ -75,7 +75,7 @@ def test_a_refund_over_1000_usd_needs_two_reviewers() -> None:
     assert request.quorum == 2
     assert Decide(reviewer("rita"), "approve", request.plan_hash).run(request.pk).missing == 1
     assert refunds() == []
-    Decide(reviewer("rolf"), "approve", request.plan_hash).run(request.pk)
+    Decide(reviewer("olga", "operator"), "approve", request.plan_hash).run(request.pk)
     assert isinstance(carry_on(), Succeeded)
     assert refunds() == [("A-1002", Decimal(1500))]
 
