@@ -67,6 +67,14 @@ def _die_after(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def _stop_before(function: Callable[..., Any]) -> Callable[..., Any]:
+    async def wrapped(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)  # until somebody lets it go on
+        await function(*args, **kwargs)
+
+    return wrapped
+
+
 #: What happens between a message and the end of its job, in order, but for what handlers do.
 ARMS: dict[str, Callable[[], None]] = {
     "after pop": lambda: _replace("jobs.lane_worker", "LaneWorker.execute_job", lambda _: die),
@@ -75,4 +83,8 @@ ARMS: dict[str, Callable[[], None]] = {
     "before finish": lambda: _replace("jobs.runner", "finish", lambda _: die),
     "in finish": lambda: _replace("jobs.runner", "finish", _then_die),
     "after finish": lambda: _replace("jobs.runner", "persist", _die_after),
+    "before effect": lambda: _replace("agents.effect_ledger", "RunLedger.begin", lambda _: die),
+    "after effect": lambda: _replace("agents.effect_ledger", "RunLedger.end", lambda _: die),
+    "stalled after effect": lambda: _replace("agents.effect_ledger", "RunLedger.end", _stop_before),
+    "after ledger": lambda: _replace("agents.effect_ledger", "RunLedger.end", _die_after),
 }
