@@ -16,13 +16,14 @@ from accounts import roles
 from agents.approval_rules import Rule
 from agents.models import Effect
 from agents.runtime.plain import digest, plain
+from approvals.asking import title_of
 from approvals.deciding import plan_of
 from approvals.errors import Undecidable
 from approvals.locking import who_may, why_not
 from approvals.models import Approval, Viewing, Vote
 from approvals.plan_diff import PlanDiff, between
 from approvals.plan_form import PlanForm
-from approvals.plan_words import CallWords, call_of, visible
+from approvals.plan_words import CallWords, call_of, calls_of, visible
 from approvals.quorum import IN_FAVOUR, shortage
 from approvals.reading import MAX_STEPS, Reader, ReadStep, rows_of, steps_of
 from approvals.run_so_far import RunSoFar
@@ -111,10 +112,16 @@ class DecisionPage:
 
     # --- What is asked ----------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def title(self) -> str:
-        """What it is about."""
-        return visible(self.approval.title)
+        """What it is about: as the agent calls it, else what its calls do."""
+        given, calls = self.approval.title, self.plan["calls"]
+        if self.call is not None:
+            return self.call.title
+        if calls and given == title_of(None, plain(plan_of(self.approval, as_asked=True))["calls"]):
+            more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""
+            return f"{calls_of({'calls': calls[:1]})[0].title}{more}"
+        return visible(given)
 
     @property
     def is_pending(self) -> bool:

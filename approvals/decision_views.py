@@ -39,6 +39,8 @@ from approvals.viewing import saw
 
 PAGE = "approvals/approval.html"
 DECISIONS = ("approve", "approve_with_changes", "request_changes", "reject")
+_IS = ("is", "are")
+_FIELDS_SAY = "The changed plan does not fit. What is wrong stands beside each field."
 FINDINGS = ("happened", "again", "give_up")
 #: Characters of a user's name, and of what came back.
 MAX_NAME = 150
@@ -185,7 +187,7 @@ def changes(request: HttpRequest, found: Approval) -> HttpResponse:
         page.preview = _preview(page, calls)
     except Undecidable as problem:
         form.refuse(problem, calls)
-        page.refusal, page.words = problem.slug, problem.detail
+        page.refusal, page.words = problem.slug, _FIELDS_SAY if form.faults else problem.detail
         return _show(request, page, status=422)
     page.form = None
     return _show(request, page)
@@ -297,12 +299,18 @@ def _refused(
         old = _plan_of(found, request.POST.get("plan_hash", ""))
         page.since_read = between(old, page.plan) if old is not None else None
     elif isinstance(problem, Undecidable):
-        page.errors = {_place(problem, typed): problem.detail}
+        place = _place(problem, typed)
+        open_steps = [str(step.place) for step in page.steps if step.is_flagged and not step.said]
+        if place == "steps" and open_steps and calls is None:
+            page.words = f"Say yes or no to each flagged step: {', '.join(open_steps)} {_IS[len(open_steps) > 1]} open."
+        page.errors = {place: page.words}
         if calls is not None and page.may_decide:
             page.form = PlanForm.of(page.plan)
             page.form.fill(calls)
             page.form.refuse(problem, calls)
-            if not problem.extra.get("errors"):
+            if problem.extra.get("errors"):
+                page.words = _FIELDS_SAY
+            else:
                 page.preview, page.form = _preview_again(page, calls)
     return _show(request, page, status=problem.status)
 

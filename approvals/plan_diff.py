@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
-from approvals.plan_words import CallWords, Row, calls_of, visible
+from approvals.plan_words import MAX_LINE, CallWords, Row, calls_of, visible
 
 What = Literal["changed", "added", "removed", "moved"]
 Op = Literal["same", "out", "in", "fold"]
@@ -46,6 +46,11 @@ class Difference:
     def is_text(self) -> bool:
         """Whether the two are worth comparing word by word."""
         return any(piece.op == "same" for piece in self.pieces)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether one of the two takes more than a line."""
+        return any(len(text) > MAX_LINE or "\n" in text for text in (self.before, self.after) if text is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,7 @@ class PlanForm:
             if step is not None:
                 told = True
                 _refuse_step(step, fault["msg"])
-        if not told and not self.faults:
+        if not told and not self.faults and not self.error:
             self.error = problem.detail
 
     @property
@@ -165,6 +165,8 @@ class PlanForm:
 
 
 _MISSING: Any = object()
+#: What a tool says to a model, as a person would be told.
+_WORDS = {"is missing": "Fill this in.", "is not a parameter of this tool": "The tool does not take this: clear it."}
 
 
 def _refuse_step(step: StepFields, message: str) -> None:
@@ -176,7 +178,7 @@ def _refuse_step(step: StepFields, message: str) -> None:
         if item is None:
             rest.append(part)
         else:
-            item.error = f"{item.error} {_sentence(said)}".strip()
+            item.error = f"{item.error} {_WORDS.get(said.strip(' .'), _sentence(said))}".strip()
     if rest:
         whole = step.fields[0] if len(step.fields) == 1 and not step.fields[0].name else None
         words = _sentence("; ".join(rest))

@@ -1,19 +1,30 @@
-"""The page of one request, in each of its states."""
+"""The page of one request: what it says in each of its states, and to whom."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from accounts import roles
-from tests.console.conftest import CONFIG
-from tests.support.approvals import approval
+from agents.models import Conversation, Effect, Message
+from approvals.models import Approval, Vote
+from tests.support.approvals import approval, config
 from tests.support.configs import loaded
 from tests.support.people import person
+from tests.support.tasks import step, task
 
 pytestmark = pytest.mark.django_db
 
-_config = loaded(CONFIG)
+CHAT = """
+  talk.v1: {agent: payer, mode: streaming-sync}
+"""
+_config = loaded(config().replace("approvals:", CHAT.strip("\n") + "\napprovals:"))
 
 
 def browser(name: str = "rita", *names: str) -> Client:
@@ -22,8 +33,343 @@ def browser(name: str = "rita", *names: str) -> Client:
     return client
 
 
-def test_it_shows() -> None:
-    found = approval()
-    answer = browser().get(f"/approvals/{found.pk}/")
+def asks(*calls: dict[str, Any], **more: Any) -> Approval:
+    return approval(*calls, **{"endpoint": "pay.v1", **more})
+
+
+def unknown_effect(**more: Any) -> Approval:
+    """Return the request of a call of which nobody knows how it ended."""
+    run = task("waiting", endpoint="pay.v1")
+    effect = Effect.objects.create(
+        key=str(run.pk)[-12:],
+        run=run,
+        step_key="tools 1#1",
+        tool="test_pay",
+        arguments={"file": "ledger", "amount_usd": 80},
+        idempotent=False,
+        state="unknown",
+        attempt=2,
+        fence=1,
+    )
+    values: dict[str, Any] = {
+        "wait_key": "effect",
+        "title": "test_pay",
+        "reason": "It was begun.",
+        "groups": ["reviewer"],
+    }
+    return Approval.objects.create(
+        kind="effect",
+        run=run,
+        agent="payer",
+        agent_version=1,
+        endpoint="pay.v1",
+        effect=effect,
+        tools=["test_pay"],
+        sort_at=timezone.now(),
+        **(values | more),
+    )
+
+
+def page(found: Approval, client: Client | None = None, query: str = "") -> str:
+    answer = (client or browser()).get(f"/approvals/{found.pk}/{query}")
     assert answer.status_code == 200
-    print(answer.content.decode()[:300])
+    return " ".join(answer.content.decode().split())
+
+
+def test_it_says_what_is_asked_why_by_whom_and_what_happens_if_nobody_answers() -> None:
+    rule = {"name": "r", "tools": ["test_pay"], "conditions": [["amount_usd", ">", 100]]}
+    call = {"tool": "test_pay", "arguments": {"file": "ledger", "amount_usd": 150}, "why": "It is due."}
+    found = asks(call, rules=[rule], requested_by=person("ulla", roles.USER), title="Pay Anna")
+    told = page(found)
+    for words in (
+        "Pay Anna",
+        "a refund over 100 USD",
+        "test_pay with amount_usd &gt; 100",
+        "<strong>payer</strong>, version 1, asks for <strong>ulla</strong>",
+        "pay.v1",
+        "it is rejected",
+        "It is never approved by itself",
+        "the group reviewer",
+        "Pay somebody",
+        "$150.00",
+        "It is due.",
+        "Nobody knows whether it can be undone",
+        found.plan_hash,
+    ):
+        assert words in told, words
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"auto_action": "return"}, "goes back to the agent"),
+        ({"auto_action": "escalate", "escalate_to": "bosses"}, "the group bosses is asked, with as much time again"),
+        (
+            {"escalate_to": "bosses", "escalate_at": timezone.now() + timedelta(hours=1)},
+            "the group bosses may decide as well",
+        ),
+    ],
+)
+def test_it_says_what_happens_at_the_deadline(more: dict[str, Any], words: str) -> None:
+    assert words in page(asks(**more))
+
+
+def test_a_request_without_a_name_is_called_after_what_its_calls_do() -> None:
+    call = {"tool": "test_pay", "arguments": {"amount_usd": 150}}
+    assert '<h1 id="decision-title" tabindex="-1">Pay somebody and 1 more</h1>' in page(
+        asks(call, call, title="test_pay (amount_usd 150) and 1 more")
+    )
+
+
+def test_a_drafted_text_is_read_as_the_document_that_it_is() -> None:
+    body = "# A title\n\nSome *words*.\n\n<script>alert(1)</script>"
+    told = page(asks({"tool": "publish_it", "arguments": {"body": body, "options": {"draft": True}}}))
+    assert "<h3>A title</h3>" in told
+    assert "<em>words</em>" in told
+    assert "<script>alert" not in told
+    plain = page(asks({"tool": "publish_it", "arguments": {"body": "Line one\nline two"}}))
+    assert '<p class="text-value">Line one line two</p>' in plain
+
+
+def test_marks_that_would_deceive_are_shown() -> None:
+    told = page(asks({"tool": "test_pay", "arguments": {"file": "fdp.\u202eexe"}}, title="Pay \u202enna"))
+    assert "⟨U+202E⟩" in told
+    assert "\u202e" not in told
+
+
+def test_nothing_approves_by_itself_or_by_a_default() -> None:
+    told = page(asks(flagged=["1"]))
+    assert "checked" not in told
+    form = told[told.index('id="decide-form"') :]
+    assert form.index('<button type="submit" disabled hidden>') < form.index('value="approve"')
+    assert "autofocus" not in told
+
+
+def test_who_may_not_see_it_is_told_that_there_is_none() -> None:
+    found = asks()
+    for path in ("", "steps/1/", "pulse/"):
+        answer = browser("ulla", roles.USER).get(f"/approvals/{found.pk}/{path}")
+        assert answer.status_code == 404
+        assert "no such request" in answer.content.decode()
+    for path in ("decide", "changes", "claim", "release", "delegate", "resolve"):
+        assert browser("ulla", roles.USER).post(f"/approvals/{found.pk}/{path}/").status_code == 404
+    assert browser().get("/approvals/00000000-0000-0000-0000-000000000000/").status_code == 404
+    assert browser().get(f"/approvals/{found.pk}/steps/9/").status_code == 404
+
+
+def test_an_operator_who_may_not_decide_reads_it_and_who_may() -> None:
+    told = page(asks(), browser("olga", roles.OPERATOR))
+    assert "Only the group reviewer may decide on this" in told
+    assert 'name="decision"' not in told
+    assert "Take it" not in told
+
+
+def test_whoever_asked_does_not_decide_where_the_rule_says_so() -> None:
+    rita = person("rita", roles.REVIEWER, roles.OPERATOR)
+    told = page(asks(requested_by=rita, not_own=True))
+    assert "somebody else has to decide" in told
+    assert 'name="decision"' not in told
+
+
+def test_the_first_look_at_each_version_is_recorded() -> None:
+    from audit.models import AuditEntry
+
+    found, rita = asks(), browser()
+    page(found, rita)
+    page(found, rita)
+    rita.head(f"/approvals/{found.pk}/")
+    assert found.viewings.count() == 1
+    Approval.objects.filter(pk=found.pk).update(plan_hash="0" * 64)
+    page(found, rita)
+    assert found.viewings.count() == 2
+    assert AuditEntry.objects.filter(action="approval.view", target_id=str(found.pk)).count() == 2
+    assert "Looked at by" not in page(found, rita)
+    assert "Looked at by" in page(found, browser("rolf"))
+
+
+def test_a_plan_that_was_altered_in_the_database_is_said_to_be() -> None:
+    found = asks()
+    assert "The plan in the database is not the one" not in page(found)
+    found.plan["calls"][0]["arguments"]["amount_usd"] = 9
+    found.save()
+    assert "The plan in the database is not the one" in page(found)
+    Approval.objects.filter(pk=found.pk).update(plan={"calls": "nonsense"})
+    assert "The plan in the database is not the one" in page(found), "and the page still stands"
+
+
+def test_the_run_so_far_stands_beside_it_for_a_reviewer_who_sees_no_tasks() -> None:
+    run = task("waiting", endpoint="pay.v1", input={"order": "A-7", "wish": "Pay Anna"}, run={"steps_done": 9})
+    step(run, "look", kind="tool", output={"ok": True, "content": "The order is there."})
+    step(run, "draw", kind="value", output=4)
+    step(run, "plan", output={"calls": [{"tool": "test_pay"}]})
+    found = asks(run=run)
+    told = page(found)
+    assert "The order is there." in told
+    assert "asks for test_pay" in told
+    assert "draw" not in told
+    assert "7 earlier steps" in told
+    assert "Pay Anna" in told
+    assert f"/console/tasks/{run.pk}/" not in told
+    assert f"/console/tasks/{run.pk}/" in page(found, browser("olga", roles.OPERATOR, roles.REVIEWER))
+
+
+def test_of_a_reply_the_end_of_the_conversation_is_shown() -> None:
+    ulla = person("ulla", roles.USER)
+    run = task("waiting", endpoint="talk.v1", user=ulla, input={"text": "Pay Anna now"})
+    talk = Conversation.objects.create(user=ulla, endpoint=run.endpoint)
+    for place, (role, text) in enumerate(
+        [("user", "Who is Anna?"), ("assistant", "A supplier."), ("user", "Pay her")], 1
+    ):
+        Message.objects.create(conversation=talk, place=place, role=role, text=text, run=run if place == 3 else None)
+    Message.objects.create(conversation=talk, place=4, role="user", text="Said later")
+    told = page(asks(run=run, endpoint="talk.v1"))
+    assert told.index("Who is Anna?") < told.index("A supplier.") < told.index("Pay her")
+    assert "Said later" not in told
+
+
+def test_versions_are_kept_and_compared() -> None:
+    run = task("waiting", endpoint="pay.v1")
+    pay = {"tool": "test_pay", "arguments": {"amount_usd": 150}}
+    half, least = ({"tool": "test_pay", "arguments": {"amount_usd": amount}} for amount in (75, 50))
+    said = {"state": "superseded", "decision": "request_changes", "run": run}
+    one = asks(pay, **said, comment="Half of it.", wait_key="1")
+    two = asks(half, **said, comment="Less still.", wait_key="2", version=2, revises=one)
+    now = asks(least, run=run, version=3, revises=two)
+    told = page(now)
+    assert "What changed since version 2" in told
+    assert "$75.00</del>" in told
+    assert "$50.00</ins>" in told
+    assert "Half of it." in told
+    older = page(now, query="?against=1")
+    assert "What changed since version 1" in older
+    assert "$150.00</del>" in older
+    assert "What changed since version 2" in page(now, query="?against=77")
+
+
+def test_earlier_decisions_on_such_plans_are_told_as_far_as_one_may_see_them() -> None:
+    asks(state="rejected", title="Refund Bob", comment="Not so.", amount_usd=480, wait_key="1")
+    asks(state="approved", title="A secret", comment="Whispered.", amount_usd=777, groups=["bosses"], wait_key="2")
+    asks({"tool": "other", "arguments": {}}, state="approved", title="Another tool", wait_key="3")
+    asks(state="superseded", title="Not needed", wait_key="4")
+    told = page(asks())
+    assert "Refund Bob" in told
+    assert "Not so." in told
+    assert "$777.00" in told
+    assert "Approved by rita" in told
+    for hidden in ("A secret", "Whispered", "Another tool", "Not needed"):
+        assert hidden not in told
+
+
+def test_after_the_decision_it_says_what_ran_and_leads_to_the_next() -> None:
+    found = asks(state="approved", comment="Fine.", decided_by=["rita", "rolf"])
+    Effect.objects.create(
+        key="k",
+        run=found.run,
+        step_key="t",
+        tool="test_pay",
+        arguments={"amount_usd": 150},
+        idempotent=False,
+        state="done",
+        fence=1,
+        finished_at=timezone.now(),
+        approval_id=found.pk,
+        result={"ok": True, "content": "paid-150"},
+    )
+    other = asks(title="The next one")
+    asks(
+        title="Somebody is on this",
+        due=timedelta(hours=1),
+        claimed_by=person("rolf"),
+        claimed_until=timezone.now() + timedelta(minutes=9),
+    )
+    told = page(found)
+    assert "Approved by rita and rolf" in told
+    assert "paid-150" in told
+    assert "What then ran" in told
+    assert f'href="/approvals/{other.pk}/">Next: The next one' in told
+    assert 'name="decision"' not in told
+    after = browser().get(f"/approvals/{found.pk}/", headers={"HX-Request": "true", "HX-Target": "after"})
+    assert after.content.decode().strip().startswith('<section class="panel after" id="after"')
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"state": "expired", "decided_by": []}, "nobody decided in time"),
+        ({"state": "superseded", "decided_by": []}, "the run went on or ended without it"),
+        ({"state": "rejected"}, "Rejected by rita"),
+        ({"state": "superseded", "decision": "request_changes"}, "Changes requested by rita"),
+    ],
+)
+def test_each_end_is_said_in_words(more: dict[str, Any], words: str) -> None:
+    assert words in page(asks(**more))
+
+
+def test_an_effect_that_nobody_knows_of_has_three_ways_out() -> None:
+    told = page(unknown_effect())
+    for words in ("Pay somebody", "$80.00", "Nobody knows whether it took effect", "2 times", "Cannot be undone"):
+        assert words in told, words
+    for finding in ("happened", "again", "give_up"):
+        assert f'value="{finding}"' in told
+    assert "checked" not in told
+    assert "There is no deadline" in told
+
+
+def test_a_large_plan_stays_usable() -> None:
+    calls = [{"tool": "publish_it", "arguments": {"body": f"Post {n}\n" + "word " * 20_000}} for n in range(200)]
+    found = asks(*calls, flagged=["150"])
+    answer = browser().get(f"/approvals/{found.pk}/")
+    told = answer.content.decode()
+    assert len(told) < 1_500_000
+    assert told.count('class="plan-step"') == 200
+    assert told.count('class="plan-fold"') == 200 - 12 - 1, "the first ones are open, and the flagged one"
+    whole = browser().get(f"/approvals/{found.pk}/steps/200/").content.decode()
+    assert "Post 199" in whole
+    assert whole.count("word ") >= 20_000
+    exact = browser().get(f"/approvals/{found.pk}/steps/200/?json")
+    assert exact.json() == calls[199]["arguments"]
+    assert "too large to be changed here" in browser().get(f"/approvals/{found.pk}/?edit=1").content.decode()
+
+
+def test_the_number_of_queries_is_the_same_whatever_there_is_to_show() -> None:
+    def large() -> Approval:
+        run = task("waiting", endpoint="pay.v1", run={"steps_done": 30})
+        for number in range(30):
+            step(run, f"s{number}", output={"text": "so"})
+        calls = [{"tool": "test_pay", "arguments": {"amount_usd": n}} for n in range(60)]
+        for n in range(8):
+            asks(*calls[:1], state="rejected", comment="no", wait_key=f"e{n}")
+        before = None
+        for n in range(5):
+            before = asks(
+                calls[n],
+                run=run,
+                state="superseded",
+                decision="request_changes",
+                wait_key=f"v{n}",
+                revises=before,
+                version=n + 1,
+            )
+        found = asks(*calls, run=run, revises=before, version=6, quorum=9)
+        for n in range(8):
+            voter = person(f"v{n}", roles.REVIEWER)
+            Vote.objects.create(
+                approval=found, user=voter, user_name=voter.username, decision="approve", plan_hash=found.plan_hash
+            )
+            found.viewings.create(user=voter, plan_hash=found.plan_hash)
+        return found
+
+    pay = {"tool": "test_pay", "arguments": {"amount_usd": 1}}
+    said = {"state": "superseded", "decision": "request_changes"}
+    first = asks(pay, **said, wait_key="v0")
+    small = asks(pay, run=first.run, revises=first, version=2)
+    rita = browser()
+    counts = []
+    for found in (small, large()):
+        page(found, rita)  # the first look writes
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            page(found, rita)
+        counts.append(len(queries))
+    assert counts[0] == counts[1]
