@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -14,6 +16,7 @@ from approvals import links, plan_words
 from approvals.errors import AlreadyDecided, MayNot, PlanChanged, UnknownApproval
 from approvals.links import DECISIONS, Held, LinkRefused
 from approvals.notice_words import due, moment, usd, what_then
+from approvals.plan_words import CallWords, Row, visible
 from jobs.actions import MAX_NOTE
 
 #: After these the link is of no more use: its page says so, in place of the form.
@@ -58,12 +61,20 @@ def _decide(request: HttpRequest, held: Held) -> HttpResponse:
     return render(request, "approvals/link_done.html", context)
 
 
+def _whole(call: CallWords) -> tuple[Row, ...]:
+    """Return a call's arguments with long texts spelled out as short ones are."""
+    return tuple(replace(row, value=visible(row.value)) if row.kind == "long" else row for row in call.rows)
+
+
 def _ask(request: HttpRequest, held: Held, fault: str = "", comment: str = "", *, status: int = 200) -> HttpResponse:
     approval = held.approval
     context = {
         "held": held,
         "approval": approval,
-        "calls": plan_words.calls_of(approval.plan),
+        "title": visible(approval.title),
+        "reason": visible(approval.reason),
+        "summary": visible(str(approval.plan.get("summary", ""))),
+        "calls": [replace(call, rows=_whole(call)) for call in plan_words.calls_of(approval.plan)],
         "amount": usd(approval.amount_usd) if approval.amount_usd is not None else "",
         "deadline": moment(approval.deadline) if approval.deadline else "",
         "due": due(approval),

@@ -32,6 +32,10 @@ MAX_TOKEN = 600
 DECISIONS: tuple[Decision, ...] = ("approve", "request_changes", "reject")
 
 
+#: A plan of more calls is read where one signs in: there it has its pages.
+MAX_CALLS = 50
+
+
 class LinkRefused(Exception):
     """The link does nothing any more, or never did. Its words are for whoever holds it."""
 
@@ -57,6 +61,7 @@ def allowed(approval: Approval) -> bool:
         and approval.kind == Approval.Kind.PLAN
         and approval.state == Approval.State.PENDING
         and not approval.flagged
+        and len(approval.plan["calls"]) <= MAX_CALLS
         and approval.deadline is not None
         and approval.deadline > timezone.now()
     )

@@ -49,8 +49,8 @@ def visitor() -> Client:
     return Client(enforce_csrf_checks=True)
 
 
-def approval(**more: Any) -> Approval:
-    return approvals.approval(endpoint="pay.v1", **more)
+def approval(*calls: dict[str, Any], **more: Any) -> Approval:
+    return approvals.approval(*calls, endpoint="pay.v1", **more)
 
 
 def link_for(user: User, about: Approval) -> str:
@@ -160,7 +160,7 @@ def test_a_link_that_is_used_twice_at_once_votes_once(rita: User, notes: Path) -
     def use(n: int) -> object:
         return links.decide(held[n], "approve", "", reviewer())
 
-    results = at_once(*(lambda n=n: use(n) for n in range(4)))  # type: ignore[misc]
+    results = at_once(*(lambda n=n: use(n) for n in range(4)))
     assert sum(isinstance(result, LinkRefused) for result in results) == 3
     assert Vote.objects.count() == 1
 
@@ -253,6 +253,21 @@ def test_what_is_decided_step_by_step_or_no_longer_by_links_needs_signing_in(
     status, page = opened(visitor, path)
     assert (status, "Sign in to decide" in page) == (403, True)
     assert not links.allowed(fresh(about))
+
+
+def test_a_plan_of_very_many_calls_is_read_where_one_signs_in(rita: User) -> None:
+    call = {"tool": "test_pay", "arguments": {"amount_usd": 150}}
+    assert links.allowed(approval(*[call] * 50, links=True))
+    assert not links.allowed(approval(*[call] * 51, links=True))
+
+
+def test_what_is_hidden_in_a_text_is_spelled_out(visitor: Client, rita: User) -> None:
+    call = {"tool": "test_pay", "arguments": {"note": "line\n" + "x" * 200 + "\u202e"}}
+    about = approval(call, links=True, title="Pay \u202e", reason="why\u200b")
+    page = opened(visitor, link_for(rita, about))[1]
+    assert page.count("⟨U+202E⟩") >= 2
+    assert "why⟨U+200B⟩" in page
+    assert "\u202e" not in page
 
 
 def test_a_link_that_was_altered_or_cut_off_is_none(visitor: Client, rita: User) -> None:

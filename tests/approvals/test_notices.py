@@ -191,8 +191,7 @@ def test_ten_thousand_requests_are_a_message_for_each_person(smtp: SmtpServer) -
     for name in ("rita", "rolf"):
         somebody(name)
     first = approval()
-    rows = Approval.objects.filter(pk=first.pk).values().get()
-    del rows["id"]
+    rows = {name: value for name, value in Approval.objects.filter(pk=first.pk).values()[0].items() if name != "id"}
     Approval.objects.bulk_create([Approval(**rows | {"wait_key": f"{n}"}) for n in range(9_999)], batch_size=2_000)
     with CaptureQueriesContext(
         connection,
@@ -233,7 +232,8 @@ def test_two_schedulers_at_once_tell_once(smtp: SmtpServer) -> None:
     somebody("rita")
     for _ in range(10):
         approval()
-    assert sorted(at_once(notices.sweep, notices.sweep, notices.sweep))[-1] > 0
+    results = at_once(notices.sweep, notices.sweep, notices.sweep)
+    assert sum(result for result in results if isinstance(result, int)) == 10, results
     assert Approval.objects.filter(told_at=None).count() == 0
     told = [item[0] for job in jobs() for item in job.payload["items"]]
     assert len(told) == len(set(told)) == 10

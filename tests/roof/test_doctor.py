@@ -42,6 +42,8 @@ def healthy(settings: Settings, tmp_path: Path) -> None:
     settings.ASTRA_CONFIG = tmp_path / "astra.yml"
     settings.ASTRA_CONFIG.write_text(CONFIG)
     settings.ASTRA_MODEL = "demo"
+    settings.SMTP_URL = "smtp://mail.example"
+    User.objects.create(username="rita", email="rita@example.org")
 
 
 def faults() -> list[str]:
@@ -142,6 +144,36 @@ def test_of_very_many_holds_the_oldest_are_named() -> None:
     assert len(notes) == 11
     assert notes[0].startswith("agent:a0 is held")
     assert notes[-1] == "There are more than these 10 holds; /console/queues/ shows all."
+
+
+def notes() -> list[str]:
+    return [finding.sentence for finding in doctor.examine() if finding.subject == "notices"]
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")
+def test_how_people_are_told_is_said(settings: Settings) -> None:
+    assert notes() == ["People are told of requests by mail."]
+    settings.NOTIFY_URLS = (("", "json://127.0.0.1/s3cret"), ("finance", "json://127.0.0.1/s3cret"))
+    assert notes() == ["People are told of requests by mail and 2 channels."]
+
+
+def test_that_nobody_is_told_is_a_note(settings: Settings) -> None:
+    User.objects.update(email="")
+    assert notes() == ["Nobody is told of requests by mail: no user has a mail address. Give them one in the admin."]
+    settings.SMTP_URL = ""
+    assert notes() == ["Nobody is told that a request waits: neither ASTRA_SMTP_URL nor ASTRA_NOTIFY_URLS is set."]
+    assert run()[0] == 0
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")
+def test_an_address_that_cannot_be_right_is_a_fault_and_not_shown(settings: Settings) -> None:
+    settings.SMTP_URL = "smtp://s3cret@mail.example:99999"
+    settings.NOTIFY_URLS = (("", "nonsense://s3cret"),)
+    status, out = run()
+    assert status == 1
+    assert "fault notices    ASTRA_SMTP_URL is no address of a mail server: " in out
+    assert "fault notices    ASTRA_NOTIFY_URLS: apprise knows no such address as that of channel 1." in out
+    assert "s3cret" not in out
 
 
 def test_a_missing_migration_is_named() -> None:
