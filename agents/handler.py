@@ -38,7 +38,7 @@ from jobs.handlers import Blocked, Claim, Failed, HandedBack, Outcome, Parked, S
 from jobs.retry import RetryPolicy
 from jobs.runner import OUTAGE, persist
 from jobs.script import Row, Script
-from jobs.states import ENDED
+from jobs.states import ENDED, State
 from jobs.transitions import VERSION
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,8 @@ class RunHandler:
             for_people = yield from still_unknown(change.job_id, asked)
             yield from parked.hooks.on_left(change.job_id, for_people)
             yield from parked.hooks.on_parked(change.job_id, for_people)
-        elif change.new in ENDED or change.redrive:
+        elif change.redrive or (change.new in ENDED and change.old is not State.RUNNING):
+            # Nobody is being asked for a run that goes on: all that it waited for is settled by then.
             yield from parked.hooks.on_left(change.job_id, ())
         if isinstance(change.outcome, Succeeded):
             # The first success of a version is kept with it: rules ask for it at every claim.

@@ -44,7 +44,7 @@ def ask(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
             " endpoint, title, reason, rules, asked_plan, plan, plan_hash, flagged, effect_id, tools, amount_usd,"
             " version, revises_id, state, groups, users, quorum, not_own, links, webhook, deadline, sort_at,"
             " auto_action, remind_at, escalate_at, escalate_to, decided_by, decision, comment)"
-            " SELECT %(id)s, %(kind)s, r.job_id, %(key)s, r.user_id, v.name, v.version, e.name, %(title)s, %(reason)s,"
+            " SELECT %(id)s, %(kind)s, r.job_id, %(key)s::varchar, r.user_id, v.name, v.version, e.name, %(title)s, %(reason)s,"
             " %(rules)s, %(plan)s, %(plan)s, %(hash)s, %(flagged)s,"
             " (SELECT id FROM agents_effect WHERE key = %(effect)s), %(tools)s, %(amount)s,"
             " coalesce(before.version, 0) + 1, before.id, 'pending', %(groups)s, %(users)s, %(quorum)s, %(not_own)s,"
@@ -58,7 +58,9 @@ def ask(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
             " LEFT JOIN LATERAL (SELECT a.id, a.version, a.decision FROM approvals_approval a"
             "   WHERE a.run_id = r.job_id AND a.kind = %(kind)s AND starts_with(a.wait_key, %(line)s)"
             "   ORDER BY a.id DESC LIMIT 1) before ON before.decision = 'request_changes'"
-            " WHERE r.job_id = %(run)s"
+            # What was resolved while the run was still parking needs no answer.
+            " WHERE r.job_id = %(run)s AND NOT EXISTS (SELECT 1 FROM jobs_wait w WHERE w.job_id = %(run)s"
+            "   AND w.key = %(key)s::varchar AND w.resolved_at IS NOT NULL)"
             " ON CONFLICT (run_id, wait_key) WHERE state = 'pending' DO NOTHING RETURNING id, version, requested_by_id",
             values | {"run": run_id},
         )

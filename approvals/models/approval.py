@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
@@ -28,6 +28,8 @@ class ApprovalQuerySet(models.QuerySet["Approval"]):
 
     def reviewable_by(self, user: Person) -> ApprovalQuerySet:
         """Return those that a person may decide on, decided or not."""
+        if not user.is_active:
+            return self.none()
         named = Q(groups__overlap=sorted(groups_of(user))) | Q(users__contains=[user.get_username()])
         return self.filter(named).exclude(not_own=True, requested_by=user.pk)
 
@@ -38,14 +40,7 @@ class ApprovalQuerySet(models.QuerySet["Approval"]):
 
 def groups_of(user: Person) -> frozenset[str]:
     """Return the names of all groups and roles of a user, read once per user object."""
-    if not isinstance(user, User) or not user.is_active:
-        return frozenset()
-    found: frozenset[str] | None = getattr(user, "_groups_and_roles", None)
-    if found is None:
-        names: Iterable[str] = user.groups.values_list("name", flat=True)
-        found = frozenset(names) | roles.of(user)
-        user._groups_and_roles = found  # type: ignore[attr-defined]
-    return found
+    return roles.group_names(user) | roles.of(user)
 
 
 class Approval(models.Model):
@@ -126,6 +121,9 @@ class Approval(models.Model):
     decided_at = models.DateTimeField(null=True)
     decided_by = ArrayField(models.CharField(max_length=150), default=list, help_text="Nobody: the deadline did.")
     comment = models.TextField(blank=True)
+
+    #: The database's time when it was `locking.locked`: only then it has one.
+    locked_at: datetime
 
     objects = ApprovalQuerySet.as_manager()
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.contrib.auth.models import Group
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents import parked
 from agents.invoke import invoke
 from agents.models import Run
 from agents.runtime.plain import plain
@@ -210,6 +213,23 @@ def test_asking_twice_for_one_wait_asks_once() -> None:
     for _ in range(2):
         script.run(ask(run_id, [wait("approve#1", Plan(title="Go"))]))
     assert Approval.objects.filter(run_id=run_id).count() == 1
+
+
+def test_what_is_resolved_by_then_is_not_asked_for() -> None:
+    run_id = invoke("pay.v1", {"file": "", "amounts": []}, user=person("user"), actor=SYSTEM).run_id
+    Wait.objects.create(job_id=run_id, kind="person", key="approve#1", resolved_at=timezone.now())
+    script.run(ask(run_id, [wait("approve#1", Plan(title="Go"))]))
+    assert not Approval.objects.filter(run_id=run_id).exists()
+
+
+def test_a_run_that_asks_nobody_pays_nothing_for_it(notes: Path) -> None:
+    run_id = invoke("pay.v1", {"file": str(notes), "amounts": [20]}, user=person("user"), actor=SYSTEM).run_id
+    with mock.patch.object(parked.hooks, "on_left") as left, mock.patch.object(parked.hooks, "on_parked") as asks:
+        assert isinstance(carry_on(), Succeeded)
+    assert paid(notes) == ["paid-20"]
+    assert not left.called
+    assert not asks.called
+    assert not Approval.objects.filter(run_id=run_id).exists()
 
 
 # --- What a run no longer waits for ---------------------------------------------------------------------------------
