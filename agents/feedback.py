@@ -33,7 +33,10 @@ NOTES_OF_RUN = (
 
 
 class NoFeedback(Problem):
-    """It cannot be said so: the detail says why. Nothing was changed."""
+    """It cannot be said so: the detail says why.
+
+    Mend what the detail names and say it again. Nothing was changed.
+    """
 
     slug, title, status = "no-feedback", "This cannot be said so", 422
 

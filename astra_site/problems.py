@@ -72,15 +72,22 @@ ADVICE = {
     "bad-input": "`errors` says where in the request and why. `GET /api/v1/endpoints` shows the endpoint's schema.",
     "bad-reply": "It is tried again by itself. If it stays, use another model.",
     "budget-exceeded": "Give the run more, or ask for less. What it finished is kept: a redrive goes on from there.",
+    "changes-requested": "The detail says which. The program's author has the agent revise its plan: "
+    "`ctx.approve(…, revise=…)`.",
     "context-overflow": "Ask in smaller pieces, or use a model that reads more.",
     "cost-cap": "Submit it with a higher `cost_cap_usd`, or ask for less.",
+    "effect-unknown": "A person says on the approvals page whether it happened; then the run goes on.",
     "journal-unavailable": "Nothing: it goes on when the database answers again.",
     "max-tokens": "Submit it with more `max_tokens`, up to the agent's own limit, or ask for less.",
     "max-turns": "Submit it with more `max_turns`, up to the agent's own limit, or ask for less.",
     "model-refused": "The detail is the provider's own. An operator looks at the key and at the model's name.",
     "model-unavailable": "It is tried again by itself. If it stays, redrive it when the provider is back.",
+    "not-approved": "The approval says who decided, and why. The program's author handles what people may decide.",
     "not-json": "The program's author returns text, numbers, lists and objects from steps.",
     "output-too-large": "The program's author keeps large material outside and returns its address.",
+    "plan-altered": "An operator looks at the trail of the approval and at who can write to the database. Then redrive "
+    "it from the start: people are asked again.",
+    "plan-rejected": "Nothing, or submit another task that heeds what they said.",
     "price-unknown": "Leave `cost_cap_usd` out, or give the model's price under `models` in `astra.yml`.",
     "program-error": "The program's author finds the place under `at`. Then redrive it: finished steps are kept.",
     "program-misuse": "The detail says which call; the program's author changes it.",
@@ -94,6 +101,7 @@ ADVICE = {
 #: Bases of kinds, whose docstrings speak to programmers.
 MEANING = {
     "budget-exceeded": "The run used up what it was given.",
+    "not-approved": "People did not approve what the run wanted to do.",
     "run-failed": "The run can't go on.",
 }
 

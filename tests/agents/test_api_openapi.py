@@ -50,6 +50,13 @@ def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> No
         ("get", "/api/v1/conversations/{conversation_id}"),
         ("patch", "/api/v1/conversations/{conversation_id}"),
         ("delete", "/api/v1/conversations/{conversation_id}"),
+        ("get", "/api/v1/approvals"),
+        ("get", "/api/v1/approvals/{approval_id}"),
+        ("post", "/api/v1/approvals/{approval_id}/decision"),
+        ("post", "/api/v1/approvals/{approval_id}/claim"),
+        ("post", "/api/v1/approvals/{approval_id}/release"),
+        ("post", "/api/v1/approvals/{approval_id}/delegate"),
+        ("post", "/api/v1/hooks/approvals"),
     }
 
 

@@ -15,7 +15,7 @@ from astra_site.problems import registry
 from tests.agents.problem_table import rows
 
 ROOT = Path(settings.BASE_DIR)
-APPS = ("accounts", "audit", "jobs", "agents", "astra_site")
+APPS = ("accounts", "audit", "jobs", "agents", "approvals", "astra_site")
 
 
 def run_errors(base: type[RunError] = RunError) -> set[type[RunError]]:
