@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from django.utils import timezone
 from ninja import Body, Query, Router
 from pydantic import BaseModel
 
+from accounts import roles
 from accounts.api_auth import ApiAuth, caller_of
 from agents import queries
 from agents.api_shapes import QueryText, Strict
@@ -73,6 +75,7 @@ def list_approvals(
     listed = _with_people(found).defer("plan", "asked_plan", "rules").order_by("-pk")
     page = queries.cut(listed, limit, lambda approval: approval.pk)
     now = timezone.now()
+    _learn(page.items)
     return ApprovalList(
         items=[api_shapes.in_list(approval, user, now) for approval in page.items], next_cursor=page.next_cursor
     )
@@ -180,9 +183,6 @@ def _calls(payload: DecisionRequest, approval: Approval) -> list[dict[str, Any]]
     if payload.plan is None:
         return None
     if approval.plan is not None and payload.plan_hash == approval.plan_hash:
-        known = len(approval.plan["calls"])
-        if len(payload.plan.calls) > known:
-            raise bad_input(("plan", "calls"), f"the plan has {known} calls, and none can be added")
         _refuse_other_words(payload.plan, approval)
     return [call.model_dump(include={"id", "arguments"}, exclude_none=True) for call in payload.plan.calls]
 
@@ -194,7 +194,10 @@ def _refuse_other_words(plan: PlanRequest, approval: Approval) -> None:
         BadInput: a reviewer changes arguments, and nothing else.
     """
     shown = api_shapes.plan_out(approval.plan, approval.flagged)
-    assert shown is not None
+    if shown is None:
+        return  # `Decide` says that it can only be rejected
+    if len(plan.calls) > len(shown.calls):
+        raise bad_input(("plan", "calls"), f"the plan has {len(shown.calls)} calls, and none can be added")
     _refuse_other(plan, shown, ("plan",))
     known = {call.id: call for call in shown.calls}
     for place, call in enumerate(plan.calls):
@@ -213,8 +216,13 @@ def _refuse_other(given: Strict, shown: BaseModel, loc: Loc) -> None:
 
 def _with_people(approvals: QuerySet[Approval]) -> QuerySet[Approval]:
     """Have the votes and the people of requests read along: as many statements for many as for one."""
-    votes = Prefetch("votes", Vote.objects.defer("plan").order_by("id"))
+    votes = Prefetch("votes", Vote.objects.select_related("user").defer("plan").order_by("id"))
     return approvals.select_related("claimed_by", "requested_by").prefetch_related(votes)
+
+
+def _learn(approvals: Iterable[Approval]) -> None:
+    """Read at once which groups those who voted are in: a vote counts as long as they may decide."""
+    roles.learn_groups(vote.user for approval in approvals for vote in approval.votes.all() if vote.user is not None)
 
 
 def _now(approval_id: UUID, user: Person) -> ApprovalOut:
@@ -223,6 +231,7 @@ def _now(approval_id: UUID, user: Person) -> ApprovalOut:
 
 
 def _whole(approval: Approval, user: Person) -> ApprovalOut:
+    _learn([approval])
     of_it = Q(pk=approval.effect_id) if approval.effect_id else Q(approval_id=approval.pk)
     effects = Effect.objects.filter(of_it).defer("result").order_by("id")[:EFFECTS_SHOWN]
     return api_shapes.whole(approval, user, effects, timezone.now())

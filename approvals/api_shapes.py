@@ -7,15 +7,16 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from agents.api_shapes import Strict
 from agents.models import Effect
-from agents.runtime.plans import Decision
-from approvals.deciding import AGAINST, StepDecision
+from agents.runtime.plans import Decision, Plan
+from approvals.deciding import StepDecision
 from approvals.locking import decided_words, why_not
 from approvals.models import Approval, Vote
 from approvals.models.approval import Person
+from approvals.quorum import counts
 from approvals.resolving import Finding
 from jobs.actions import MAX_NOTE
 
@@ -226,9 +227,11 @@ def whole(approval: Approval, user: Person, effects: Iterable[Effect], now: date
 def _listed(approval: Approval, user: Person, now: datetime) -> dict[str, Any]:
     pending = approval.state == Approval.State.PENDING
     votes = list(approval.votes.all())
-    agreed = sum(not vote.void and vote.decision not in AGAINST for vote in votes)
+    agreed = sum(counts(approval, vote) for vote in votes) if pending else 0
     claimed = approval.claimed_by is not None and approval.claimed_until is not None and approval.claimed_until > now
     reason = why_not(approval, user) or ("" if pending else decided_words(approval))
+    if not reason and approval.deadline is not None and approval.deadline <= now:
+        reason = "Its deadline has passed."
     return {
         "id": approval.pk,
         "kind": approval.kind,
@@ -278,24 +281,26 @@ def links_of(approval: Approval) -> ApprovalLinks:
     )
 
 
-def plan_out(plan: Any, flagged: list[str]) -> PlanOut | None:
-    """Return a plan as the API answers it."""
-    if plan is None:
+def plan_out(kept: Any, flagged: list[str]) -> PlanOut | None:
+    """Return a plan as the API answers it; None of one that somebody altered in the database so that it is none."""
+    try:
+        plan = Plan.model_validate(kept)
+    except ValidationError:
         return None
     calls = [
         CallOut(
-            id=call["id"],
-            tool=call["tool"],
-            arguments=call["arguments"],
-            why=call["why"],
-            touches=call["touches"],
-            undoable=call["undoable"],
-            cost_usd=None if call["cost_usd"] is None else float(call["cost_usd"]),
-            flagged=call["id"] in flagged,
+            id=call.id,
+            tool=call.tool,
+            arguments=call.arguments,
+            why=call.why,
+            touches=list(call.touches),
+            undoable=call.undoable,
+            cost_usd=None if call.cost_usd is None else float(call.cost_usd),
+            flagged=call.id in flagged,
         )
-        for call in plan["calls"]
+        for call in plan.calls
     ]
-    return PlanOut(title=plan["title"], summary=plan["summary"], calls=calls)
+    return PlanOut(title=plan.title, summary=plan.summary, calls=calls)
 
 
 def _vote(vote: Vote) -> VoteOut:

@@ -20,11 +20,14 @@ def counted(approval: Approval) -> list[Vote]:
     away, an account that is closed or a stricter rule takes the vote with it.
     """
     votes = approval.votes.filter(void=False, plan_hash=approval.plan_hash, decision__in=IN_FAVOUR)
-    return [
-        vote
-        for vote in votes.select_related("user").order_by("id")
-        if vote.user is not None and not why_not(approval, vote.user)
-    ]
+    return [vote for vote in votes.select_related("user").order_by("id") if counts(approval, vote)]
+
+
+def counts(approval: Approval, vote: Vote) -> bool:
+    """Tell whether a vote counts for the plan as it stands."""
+    if vote.void or vote.plan_hash != approval.plan_hash or vote.decision not in IN_FAVOUR:
+        return False
+    return vote.user is not None and not why_not(approval, vote.user)
 
 
 def able(

@@ -392,6 +392,38 @@ def test_a_vote_that_is_not_the_last_says_how_many_are_missing(notes: Path, rita
     assert (body["state"], body["decided_by"], body["missing_votes"]) == ("approved", ["rolf", "rita"], 0)
 
 
+def test_a_vote_of_somebody_who_may_not_decide_any_more_is_missing_again(rita: Caller, rolf: Caller) -> None:
+    found = approval(quorum=2)
+    assert rita.decide(found, "approve")[1]["missing_votes"] == 1
+    rita.user.groups.clear()
+    assert rolf.get(found.pk)[1]["missing_votes"] == 2
+    assert rolf.get()[1]["items"][0]["missing_votes"] == 2
+
+
+def test_what_waits_for_me_is_what_i_have_not_voted_on(rita: Caller) -> None:
+    voted, other = approval(quorum=2), approval()
+    approval(state="rejected")
+    rita.decide(voted, "approve")
+    assert rita.listed(mine="true") == [other.pk]
+    assert rita.listed(mine="true", state="rejected") == []
+
+
+@pytest.mark.parametrize("altered", [[], {}, "x", 7, {"calls": [{"id": 1}]}, {"calls": "x", "title": None}])
+def test_a_plan_that_somebody_altered_can_still_be_looked_at_and_rejected(rita: Caller, altered: Any) -> None:
+    found = approval()
+    Approval.objects.filter(pk=found.pk).update(plan=altered)
+    assert rita.get(found.pk)[0] == 200
+    refused(rita.decide(found, "approve"), 422, "undecidable")
+    assert rita.decide(found, "approve_with_changes", plan=[{"id": "1"}])[0] == 422
+    assert rita.decide(found, "reject", comment="It was altered.")[0] == 200
+
+
+def test_after_its_deadline_nobody_decides(rita: Caller) -> None:
+    found = approval(due=timedelta(seconds=-1))
+    assert rita.get(found.pk)[1]["why_not"] == "Its deadline has passed."
+    refused(rita.decide(found, "approve"), 409, "already-decided")
+
+
 @pytest.mark.parametrize(
     ("finding", "state", "effect"), [("happened", "approved", "done"), ("again", "approved", "again")]
 )
