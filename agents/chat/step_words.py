@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
+from agents.runtime.verifying import VERIFY
+
 #: A longer argument is cut in a line.
 _LONG = 80
 
@@ -34,6 +36,11 @@ def words(name: str, given: Any = None, output: Any = None) -> str:
     return f"{known[1] if known else f'Used {readable(name, inside=True)}'}{_about(name, arguments, ' ')}"
 
 
+def has_words(kind: str, name: str) -> bool:
+    """Tell whether `words` knows what to say of a step: of every tool, and of the check of an answer."""
+    return kind == "tool" or (kind == "step" and name == VERIFY)
+
+
 def readable(name: str, *, inside: bool = False) -> str:
     """Return a tool's or function's name as words: ``look_up_order`` is "Look up order"."""
     text = " ".join(name.replace("_", " ").replace("-", " ").split()) or "a tool"
@@ -49,7 +56,7 @@ _KNOWN: Mapping[str, tuple[str, str, str]] = {
     "order_lookup": ("Looking up order", "Looked up order", "Could not find the order"),
     "refund": ("Refunding order", "Refunded order", "Did not refund the order"),
     "publish_post": ("Publishing", "Published", "Could not publish"),
-    "verify": ("Checking the answer", "Checked the answer", "Replaced an answer that did not stand up to its check"),
+    VERIFY: ("Checking the answer", "Checked the answer", "Replaced an answer that did not stand up to its check"),
 }
 #: While it runs on nobody knows what.
 _UNKNOWN = {"web_crawl": "Reading web pages", "file_read": "Reading files"}

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from agents.chat import frames
 from agents.chat.blocks import Blocks
-from agents.chat.step_words import is_decision, words
+from agents.chat.step_words import has_words, is_decision, words
 from agents.runtime.plain import plain
 from agents.runtime.ports import JOINT, StepKind, StepRecord
 from jobs.handlers import Claim
@@ -87,7 +87,7 @@ class RunStream:
     async def begin(self, key: str, name: str, kind: StepKind) -> None:
         """Tell that a step begins."""
         if kind not in _SILENT:
-            told = {"words": words(name)} if kind == "tool" else {}
+            told = {"words": words(name)} if has_words(kind, name) else {}
             self._step({"key": key, "name": name, "kind": kind, "status": "started", "summary": "", **told})
 
     async def step(self, record: StepRecord) -> None:
@@ -96,7 +96,7 @@ class RunStream:
             return
         status = "finished" if record.ok else "failed" if record.is_final else "started"
         told = {}
-        if record.ok and record.kind == "tool":
+        if record.ok and has_words(record.kind, record.name):
             told = {"words": words(record.name, record.input, record.output)}
         elif record.kind == "wait" and is_decision(record.output):
             told = {"words": record.summary}

@@ -14,7 +14,7 @@ from django.db.models import F, Func, JSONField
 from django.utils.safestring import SafeString
 
 from agents import markdown
-from agents.chat.step_words import decision_words, is_decision, readable, words
+from agents.chat.step_words import decision_words, has_words, is_decision, readable, words
 from agents.models import Conversation, Message, Step
 from agents.waiting import Waiting, waits_for
 from jobs.models import JobEvent
@@ -182,7 +182,7 @@ def _finished(step: Step) -> Line | None:
         name=step.name,
         kind=step.kind,
         status="failed" if went_wrong else "finished",
-        words=words(step.name, step.input, shown or {}) if is_tool else readable(step.name),
+        words=words(step.name, step.input, shown or {}) if has_words(step.kind, step.name) else readable(step.name),
         took=step.finished_at - step.started_at,
         opens=True,
         at=step.finished_at,

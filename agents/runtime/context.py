@@ -213,7 +213,8 @@ class RunContext:
             verdict = await self._call(VERIFY, check, (reply.text,))
             return Done(plain(Verdict.model_validate(verdict)), verdict_summary(verdict))
 
-        slot = self.recorder.take(branch, VERIFY, "step", {"text": reply.text})
+        # Whoever may look at the step need not be one who may read what was held back.
+        slot = self.recorder.take(branch, VERIFY, "step", {"text": reply.text}, {"characters": len(reply.text)})
         verdict = Verdict.model_validate(await self.recorder.once(branch, slot, judge))
         said = await self._say(branch, name, text_after(reply.text, verdict))
         return reply.model_copy(update={"text": said.text})

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from agents.runtime.types import Value
 
 #: The step that holds an answer back, and the one that judges it.
-DRAFT, VERIFY = "draft", "verify"
+DRAFT, VERIFY = "draft", "verify answer"
 
 
 class Verdict(Value):

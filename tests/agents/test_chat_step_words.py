@@ -41,10 +41,10 @@ def came(content: Any, *, ok: bool = True) -> dict[str, Any]:
             came("no", ok=False),
             "Did not refund the order: A-1",
         ),
-        ("verify", {"text": "x"}, {"ok": True, "reason": "", "instead": ""}, "Checked the answer"),
+        ("verify answer", {"characters": 1}, {"ok": True, "reason": "", "instead": ""}, "Checked the answer"),
         (
-            "verify",
-            {"text": "x"},
+            "verify answer",
+            {"characters": 1},
             {"ok": False, "reason": "y", "instead": "z"},
             "Replaced an answer that did not stand up to its check",
         ),

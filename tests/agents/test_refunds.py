@@ -155,7 +155,7 @@ def test_each_part_of_the_answer_is_judged_before_it_leaves() -> None:
     carry_on()
     kinds = list(Step.objects.filter(run=run_id).order_by("id").values_list("name", "kind"))
     assert kinds == [
-        ("draft", "model"), ("order_lookup", "tool"), ("draft", "model"), ("verify", "step"), ("compose", "compose"),
+        ("draft", "model"), ("order_lookup", "tool"), ("draft", "model"), ("verify answer", "step"), ("compose", "compose"),
     ]  # fmt: skip
     assert "A burr grinder, 180.00 USD" in output(run_id)["text"]
 
@@ -164,6 +164,6 @@ def test_each_part_of_the_answer_is_judged_before_it_leaves() -> None:
 def test_talk_that_is_about_no_order_is_let_through(asked: str) -> None:
     run_id = start("refund.v1", asked)
     carry_on()
-    verdict = Step.objects.get(run=run_id, name="verify").output
+    verdict = Step.objects.get(run=run_id, name="verify answer").output
     assert verdict == {"ok": True, "reason": "", "instead": ""}
     assert "refund an order" in output(run_id)["text"]

@@ -50,7 +50,9 @@ def test_what_does_not_stand_never_leaves_and_is_kept_for_operators() -> None:
     assert result.output[0] == "Nobody knows."
     told = {record.key: record.summary for record in screen.steps}
     assert told["draft#1"] == "All is well, and has been for long."
-    assert told["verify#1"] == "Another text took its place: It is not so."
+    assert told["verify answer#1"] == "Another text took its place: It is not so."
+    (verdict_step,) = [record for record in screen.steps if record.name == "verify answer"]
+    assert verdict_step.input == {"characters": 35}, "who sees this step need not see what was held back"
     again = Screen()
     run(go(program(lambda _: passed()), journal, ScriptedPort([]), agent=CAREFUL, transport=again))
     assert again.text == "Nobody knows.", "a replay says what was said, whatever the check says now"
