@@ -151,16 +151,17 @@ def redrive_task(
     task_id: UUID,
     payload: Annotated[RedriveRequest, Body(RedriveRequest())],
 ) -> Accepted:
-    """Send a dead letter or a cancelled task back: from its last step, from the start, or with another input."""
+    """Send a dead letter or a cancelled task back: from its last step, from the start, or with another input.
+
+    What it has done outside is not done again, unless you say so.
+    """
     run = _visible_run(request, task_id)
     actor = caller_of(request).actor(request)
-    if payload.repeat_effects:
-        raise NotSupported("repeat_effects is not supported yet; no tool of this release has effects to repeat.")
     try:
         if "input" in payload.model_fields_set:
             made = invoke.edit_and_redrive(run, payload.input, actor=actor)
             return _accepted(response, made.run_id, made.state)
-        state = Redrive(actor, payload.from_).run(run.job_id)
+        state = Redrive(actor, payload.from_, repeat_effects=payload.repeat_effects).run(run.job_id)
     except InvalidState as error:
         raise _wrong_state(error) from None
     return _accepted(response, run.job_id, state)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from ninja.params.functions import Header
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from agents import queries
 from agents.mode_figures import ModeFigures
@@ -63,8 +63,21 @@ class RedriveRequest(Strict):
     """How to run it again."""
 
     from_: Literal["checkpoint", "start"] = Field("checkpoint", alias="from")
-    repeat_effects: bool = Field(False, description="Not supported yet.")
-    input: Any = Field(None, description="Another input: this makes a new task, linked to the old one.")
+    repeat_effects: bool = Field(
+        False,
+        description="Only from the start: do again what the task did outside. Else it is not done twice: its results"
+        " are taken from the record.",
+    )
+    input: Any = Field(
+        None,
+        description="Another input: this makes a new task, linked to the old one. It does everything itself.",
+    )
+
+    @model_validator(mode="after")
+    def _repeats_from_the_start(self) -> RedriveRequest:
+        if self.repeat_effects and self.from_ != "start" and "input" not in self.model_fields_set:
+            raise ValueError('effects are repeated only with "from": "start"')
+        return self
 
 
 class Links(BaseModel):

@@ -17,6 +17,7 @@ from agents.answer import Answer
 from agents.models import Conversation, Run, Step
 from agents.modes import policy
 from agents.queries import BadCursor, Page
+from agents.task_effects import Outside
 from agents.task_problem import Problem
 from agents.task_redrive import Kept, can_redrive
 from audit.models import AuditEntry
@@ -132,6 +133,11 @@ class TaskPage:
     def kept(self) -> Kept:
         """What a redrive from the last step keeps."""
         return Kept.of(self.run)
+
+    @cached_property
+    def outside(self) -> Outside:
+        """What it did outside."""
+        return Outside.of(self.run, self.user)
 
     # --- Its story --------------------------------------------------------------------------------------------------
 

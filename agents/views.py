@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from django.contrib import messages
@@ -171,12 +171,18 @@ def redrive(request: HttpRequest, task_id: UUID) -> HttpResponse:
     """Send an ended task back, from its last step or from the start. One that was sent back since is left alone."""
     _run(request, task_id)
     start = request.POST.get("from") == "start"
+    repeat = request.POST.get("repeat_effects") == "yes"
+    if repeat and not start:
+        messages.warning(request, "Not redriven: what it did outside is done again only from the start.")
+        return redirect("task", task_id)
     try:
-        state = Redrive(actor_of(request), from_="start" if start else "checkpoint", seen=_seen(request)).run(task_id)
+        way: Literal["start", "checkpoint"] = "start" if start else "checkpoint"
+        state = Redrive(actor_of(request), from_=way, seen=_seen(request), repeat_effects=repeat).run(task_id)
     except InvalidState as error:
         messages.warning(request, in_words(error, "redriven", request.user))
     else:
-        said = f"Redriven from {'the start' if start else 'its last step'}. It is {standing(state)} now."
+        again = ", with what it did outside done again" if repeat else ""
+        said = f"Redriven from {'the start' if start else 'its last step'}{again}. It is {standing(state)} now."
         messages.success(request, said)
     return redirect("task", task_id)
 

@@ -23,7 +23,9 @@ class Effect(models.Model):
         AGAIN = "again", "To be done again"
         GIVEN_UP = "given-up", "Given up"
 
-    key = models.CharField(max_length=64, unique=True, help_text="Of run, step, tool and arguments; and of the repetition.")
+    key = models.CharField(
+        max_length=64, unique=True, help_text="Of run, step, tool and arguments; and of the repetition."
+    )
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="effects", db_index=False)
     step_key = models.CharField(max_length=300)
     tool = models.CharField(max_length=120)

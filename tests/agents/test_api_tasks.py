@@ -376,11 +376,16 @@ def test_a_task_that_can_not_be_is_refused_with_its_own_problem(
     assert (answer[0], answer[1]["type"]) == (status, f"/problems/{slug}")
 
 
-def test_repeating_effects_is_refused_by_name(alice: Caller) -> None:
+def test_effects_are_repeated_only_from_the_start(alice: Caller) -> None:
     task_id = alice.submit()
+    alice.post(f"{TASKS}/{task_id}/cancel")
     status, body = alice.post(f"{TASKS}/{task_id}/redrive", {"repeat_effects": True})
-    assert (status, body["type"]) == (422, "/problems/not-supported")
-    assert "repeat_effects" in body["detail"]
+    assert (status, body["type"]) == (422, "/problems/bad-input")
+    assert "only with" in str(body)
+    assert alice.post(f"{TASKS}/{task_id}/redrive", {"from": "start", "repeat_effects": True})[0] == 202
+    entry = AuditEntry.objects.get(action="job.redrive", target_id=task_id)
+    assert entry.after is not None
+    assert entry.after["repeat_effects"] is True
 
 
 def test_a_full_queue_answers_429_with_retry_after(alice: Caller) -> None:
