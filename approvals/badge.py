@@ -9,8 +9,9 @@ from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest
 
 from accounts import roles
-from approvals.inbox import for_you
+from approvals.inbox import COUNT_S, for_you
 from approvals.models.approval import Person
+from audit.time_limit import in_time
 from jobs.queries import Bounded, bounded_count
 
 logger = logging.getLogger(__name__)
@@ -27,11 +28,11 @@ class Badge:
 
     @cached_property
     def pending(self) -> Bounded:
-        """How many requests wait for this person. One statement; it is a courtesy, and no page fails of it."""
+        """How many requests wait for this person. One statement; a courtesy: no page fails of it, or waits long."""
         if not self._user.is_authenticated:
             return Bounded(0)
         try:
-            return bounded_count(for_you(self._user), UP_TO)
+            return in_time(COUNT_S, lambda: bounded_count(for_you(self._user), UP_TO)) or Bounded(0)
         except (DatabaseError, InterfaceError) as error:
             logger.warning("could not count what waits for a person: %s", error, extra={"action": "badge_unread"})
             return Bounded(0)

@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from agents.models import Effect
+from agents.queries import Page
 from approvals import inbox
 from approvals.claiming import Claim
 from approvals.models import Approval, Vote
@@ -150,20 +151,18 @@ def test_a_person_sees_nothing_of_what_is_for_others(db: None) -> None:
 
 
 def test_decided_ones_stand_the_last_first_and_say_how_they_ended(client: Client) -> None:
-    now = timezone.now()
-    for age, (state, more) in enumerate(
-        [
-            ("approved", {"decided_by": ["rita", "rolf"]}),
-            ("rejected", {}),
-            ("expired", {"decided_by": []}),
-            ("superseded", {"decision": "request_changes"}),
-            ("superseded", {"decision": "", "decided_by": []}),
-        ]
-    ):
-        approval(f"{age}", state=state, **({"decided_at": now - age * HOUR} | more))
+    ends: list[tuple[str, dict[str, Any]]] = [
+        ("approved", {"decided_by": ["rita", "rolf"]}),
+        ("rejected", {}),
+        ("expired", {"decided_by": []}),
+        ("superseded", {"decision": "request_changes"}),
+        ("superseded", {"decision": "", "decided_by": []}),
+    ]
+    for age, (state, more) in enumerate(ends):
+        approval(f"{age}", state=state, **({"decided_at": timezone.now() - age * HOUR} | more))
     assert shown(client, tab="decided") == ["0", "1", "2", "3", "4"]
-    ends = [row.end[1] for row in client.get(URL, {"tab": "decided"}).context["rows"]]
-    assert ends == ["Approved", "Rejected", "Expired", "Changes requested", "Needless by now"]
+    words = [row.end[1] for row in client.get(URL, {"tab": "decided"}).context["rows"]]
+    assert words == ["Approved", "Rejected", "Expired", "Changes requested", "Needless by now"]
     assert "rita and rolf" in text(client, tab="decided")
     assert shown(client, state="expired") == ["2"], "a state leads to the decided ones"
     assert counts(client, state="expired") == {"For you": "0", "All pending": "0", "Decided": "1"}
@@ -304,7 +303,7 @@ def test_thirty_requests_cost_as_many_queries_as_one(operator: Client, query: di
 
 def test_when_finding_takes_too_long_the_page_says_so(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     approval()
-    given_up = inbox.Results(inbox.Page([], None), client.get(URL).context["results"].tabs, given_up=2.0)
+    given_up = inbox.Results(Page([], None), client.get(URL).context["results"].tabs, given_up=2.0)
     monkeypatch.setattr("approvals.inbox_views.find", lambda *_, **__: given_up)
     assert "given up after 2 seconds" in text(client)
 
