@@ -23,6 +23,7 @@ from jobs.holds import EVERYTHING
 VERBS: Mapping[str, tuple[str, str]] = {
     "agent.note": ("gave a note to", "compose"),
     "agent.note-retire": ("took a note back from", "cross"),
+    "approval.altered": ("refused what somebody altered in", "warning"),
     "approval.claim": ("claimed", "claimed"),
     "approval.decide": ("decided on", "approvals"),
     "approval.delegate": ("delegated", "person"),
@@ -38,6 +39,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "config.load": ("loaded", "agents"),
     "conversation.delete": ("deleted", "discarded"),
     "conversation.rename": ("renamed", "compose"),
+    "effect.begin": ("began a call of", "play"),
+    "effect.end": ("ended a call of", "check"),
     "group.add": ("added", "plus"),
     "group.change": ("changed", "compose"),
     "group.delete": ("deleted", "discarded"),

@@ -6,13 +6,16 @@ import asyncio
 import csv
 import io
 import json
+import re
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 from asgiref.sync import sync_to_async
 from asgiref.typing import Scope
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import AsyncClient, Client
@@ -22,6 +25,7 @@ from django.utils import timezone
 from accounts import roles, tokens
 from astra_site import asgi
 from astra_site.console import audit_export, audit_log
+from astra_site.console.audit_words import VERBS
 from audit import reading
 from audit.models import AuditEntry
 from audit.reading import TrailFilter
@@ -238,6 +242,59 @@ def test_deeds_are_told_in_words_and_lead_to_what_they_were_done_to(trail: Clien
     assert words(trail) == "olga signed in"
     record(Actor(olga), "something.new", "thing", "9")
     assert words(trail) == "olga something.new thing 9"
+
+
+@pytest.mark.parametrize(
+    ("action", "after", "told"),
+    [
+        ("request", {}, "asked people to decide on"),
+        ("view", {}, "looked at"),
+        ("claim", {}, "claimed"),
+        ("release", {}, "released"),
+        ("delegate", {"to": "rolf"}, "delegated"),
+        ("escalate", {}, "escalated"),
+        ("supersede", {}, "dropped"),
+        ("altered", {}, "refused what somebody altered in"),
+        ("vote", {"decision": "approve"}, "voted for"),
+        ("vote", {"decision": "reject"}, "voted against"),
+        ("vote", {"decision": "unheard of"}, "voted on"),
+        ("decide", {"decision": "approve"}, "approved"),
+        ("decide", {"decision": "approve_with_changes"}, "approved, with changes,"),
+        ("decide", {"decision": "reject", "state": "expired"}, "closed, because nobody decided in time,"),
+        ("decide", {"decision": "give_up"}, "gave up"),
+        ("decide", ["lost"], "decided on"),
+    ],
+)
+def test_what_was_done_to_an_approval_is_told_and_leads_there(
+    trail: Client, olga: User, action: str, after: Any, told: str
+) -> None:
+    key = uuid4()
+    record(Actor(olga), f"approval.{action}", "approval", key, after=after)
+    assert words(trail).startswith(f"olga {told} approval {str(key)[:4]}")
+    assert f'href="/approvals/{key}/"' in trail.get(URL).content.decode()
+
+
+def test_what_agents_are_told_leads_to_them_and_a_grade_to_its_task(trail: Client, olga: User) -> None:
+    record(Actor(olga), "agent.note", "agent", "helper", note="Be brief.")
+    assert words(trail) == "olga gave a note to agent helper"
+    run = task("succeeded")
+    record(Actor(olga), "run.grade", "run", run.pk)
+    assert words(trail).startswith("olga graded task ")
+    page = trail.get(URL).content.decode()
+    assert 'href="/console/agents/helper/"' in page
+    assert f'href="/console/tasks/{run.pk}/"' in page
+
+
+def test_every_action_that_the_source_writes_has_its_words() -> None:
+    apps = ("accounts", "agents", "approvals", "astra_site", "audit", "jobs")
+    written = {
+        action
+        for app in apps
+        for file in (Path(settings.BASE_DIR) / app).rglob("*.py")
+        for action in re.findall(r'(?:record|statement)\(\s*[\w.()]+,\s*"([a-z]+\.[a-z_-]+)"', file.read_text())
+    }
+    assert {"approval.claim", "agent.note", "token.create", "approval.request"} <= written
+    assert written <= set(VERBS)
 
 
 def test_what_was_done_with_a_token_names_it(olga: User, trail: Client) -> None:
