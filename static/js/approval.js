@@ -13,6 +13,11 @@
     comment.addEventListener("input", () => sessionStorage.setItem(kept, comment.value));
   }
 
+  // Enter in a field decides nothing.
+  document.getElementById("decide-form")?.addEventListener("submit", (event) => {
+    if (event.submitter?.matches("[data-nothing]")) event.preventDefault();
+  });
+
   // Whoever is against it says why.
   const form = document.querySelector("[data-decide]");
   form?.addEventListener("submit", (event) => {
