@@ -37,7 +37,7 @@ def test_orders_and_refunds_are_read_with_the_task_that_paid_them(root: Client) 
 def test_nobody_writes_in_the_books_by_hand(root: Client, name: str) -> None:
     assert root.get(reverse(f"admin:{name}_add")).status_code == 403
     sold = order()
-    key = sold.pk
+    key: object = sold.pk
     if name == "agents_shoprefund":
         key = ShopRefund.objects.create(order=sold, amount_usd=Decimal(1), reason="x", run_id=str(task().pk)).pk
     assert root.post(reverse(f"admin:{name}_change", args=[key]), {"_save": "1"}).status_code == 403

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def test_a_newcomer_finds_a_refund_and_ten_posts_to_decide_on() -> None:
     demo.submit_tasks()
     assert all(isinstance(carry_on(), Parked) for _ in demo.TASKS)
     refund, posts = Approval.objects.order_by("endpoint").reverse()
-    assert (refund.endpoint, refund.amount_usd) == ("refund.v1", 240)
+    assert (refund.endpoint, refund.amount_usd) == ("refund.v1", Decimal(240))
     assert len(posts.plan["calls"]) == 10
     assert {request.requested_by.username for request in (refund, posts) if request.requested_by} == {"user"}
 
