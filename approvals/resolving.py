@@ -79,7 +79,7 @@ class ResolveEffect:
         if state == Effect.State.DONE:
             content = self.result if self.result is not None else comment
             effect.result = plain(ToolResult(call_id="", tool=effect.tool, content=content))
-            effect.finished_at = Now()  # type: ignore[assignment]  # the database's clock
+            effect.finished_at = Now()  # the database's clock
         effect.save()
         Vote.objects.create(
             approval=approval, user=user, user_name=user.username, decision=self.finding, comment=comment

@@ -142,7 +142,7 @@ def test_the_truth_that_comes_late_settles_what_a_person_was_asked(owners: Owner
     assert owners.state == "waiting"
     owners.end(owners.claim)
     assert owners.state == "queued"
-    assert (owners.effect.state, owners.effect.result["content"]) == ("done", "receipt 7")
+    assert (owners.effect.state, owners.effect.result) == ("done", RESULT)
     approval.refresh_from_db()
     assert (approval.state, approval.decision) == ("superseded", "")
     entry = AuditEntry.objects.get(action="approval.supersede", target_id=str(approval.pk))
@@ -231,7 +231,7 @@ def test_the_truth_of_an_earlier_attempt_is_not_taken_for_that_of_a_later_one(ow
     owners.end(owners.claim, FAILED)
     assert owners.effect.state == "started"
     owners.end(heir)
-    assert owners.effect.result["ok"] is True
+    assert owners.effect.result == RESULT
 
 
 def test_the_trail_says_what_a_decision_let_run_and_what_came_of_it(owners: Owners) -> None:

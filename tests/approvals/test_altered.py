@@ -119,7 +119,7 @@ def test_a_wait_that_was_resolved_without_a_decision_lets_nothing_run(notes: Pat
 def test_a_decision_on_another_run_is_none_on_this_one(notes: Path) -> None:
     other, approval = _asked(notes), _asked(notes)
     _approve(other)
-    decided = Wait.objects.get(job_id=other.run_id, key=other.wait_key).result
+    decided: Any = Wait.objects.get(job_id=other.run_id, key=other.wait_key).result
     _approve(approval)
     _of_result(lambda result: result.update(decided))(approval)
     carry_on()  # the other one, of which nothing was altered
@@ -131,7 +131,7 @@ def test_a_decision_on_another_run_is_none_on_this_one(notes: Path) -> None:
 def test_a_decision_from_before_a_redrive_is_none_after_it(notes: Path) -> None:
     before = _asked(notes, "later.v1")
     _approve(before)
-    old = Wait.objects.get(job_id=before.run_id, key=before.wait_key).result
+    old: Any = Wait.objects.get(job_id=before.run_id, key=before.wait_key).result
     assert isinstance(carry_on(), Parked)
     Job.objects.filter(pk=before.run_id).update(state="cancelled", finished_at=before.created_at)
     Redrive(SYSTEM, from_="start").run(before.run_id)

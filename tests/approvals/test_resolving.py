@@ -117,7 +117,7 @@ def test_a_run_that_was_cancelled_and_redriven_asks_again_before_it_does_anythin
     Cancel(SYSTEM).run(run_id)
     assert _questions(run_id) == []
     for way in ("checkpoint", "start"):
-        Redrive(SYSTEM, from_=way).run(run_id)  # type: ignore[arg-type]
+        Redrive(SYSTEM, from_=way).run(run_id)
         assert isinstance(carry_on(), Parked)
         assert len(_questions(run_id)) == 1
         Cancel(SYSTEM).run(run_id)
