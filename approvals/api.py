@@ -32,19 +32,22 @@ from approvals.api_shapes import (
 )
 from approvals.claiming import Claim, Delegate, Release
 from approvals.deciding import Decide
-from approvals.errors import MayNot, UnknownApproval
+from approvals.errors import ListGivenUp, MayNot, UnknownApproval
 from approvals.inbox import for_you
 from approvals.locking import why_not
 from approvals.models import Approval, Vote
 from approvals.models.approval import Person
 from approvals.resolving import ResolveEffect
 from approvals.viewing import saw
+from audit.time_limit import in_time
 
 router = Router(tags=["approvals"])
 
 READ, WRITE = ApiAuth("approvals:read"), ApiAuth("approvals:write")
 #: Effects of one decision that are answered.
 EFFECTS_SHOWN = 200
+#: A list that takes longer is given up, seconds: who may decide on next to nothing of very many looks at all of them.
+LIST_S = 2.0
 
 
 @router.get("/approvals", auth=READ, response=ApprovalList, summary="List approvals")
@@ -73,7 +76,9 @@ def list_approvals(
     if cursor:
         found = found.filter(pk__lt=queries.decode(cursor, UUID))
     listed = _with_people(found).defer("plan", "asked_plan", "rules").order_by("-pk")
-    page = queries.cut(listed, limit, lambda approval: approval.pk)
+    page = in_time(LIST_S, lambda: queries.cut(listed, limit, lambda approval: approval.pk))
+    if page is None:
+        raise ListGivenUp(f"Finding these took more than {LIST_S:g} s. Ask for one state, or only for yours.")
     now = timezone.now()
     _learn(page.items)
     return ApprovalList(

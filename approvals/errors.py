@@ -57,3 +57,12 @@ class MayNot(Problem):
     """
 
     slug, title, status = "may-not-decide", "You may not decide on this", 403
+
+
+class ListGivenUp(Problem):
+    """Finding these took the database too long, so it was given up.
+
+    Ask for those of one `state`, or for `mine`; then for the rest page by page.
+    """
+
+    slug, title, status = "list-given-up", "Finding these took too long", 503

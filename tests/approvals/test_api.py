@@ -652,6 +652,14 @@ def test_a_list_that_makes_no_sense_is_refused(rita: Caller, query: dict[str, st
     assert refused(rita.get(**query), 422, "bad-input")["errors"][0]["loc"][:2] == ["query", next(iter(query))]
 
 
+def test_a_list_that_takes_too_long_is_given_up(rita: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Approval.objects.extra(where=["pg_sleep(60) IS NOT NULL"])
+    monkeypatch.setattr("approvals.api.LIST_S", 0.05)
+    monkeypatch.setattr("approvals.api.for_you", lambda user: slow)
+    approval()
+    refused(rita.get(mine="true"), 503, "list-given-up")
+
+
 @pytest.mark.parametrize("path", ["x", "1", "%00", "../tasks", f"{NOBODY}/nothing", f"{NOBODY}/decision/x"])
 def test_an_address_at_which_there_is_nothing(rita: Caller, path: str) -> None:
     assert rita.client.get(f"{URL}/{path}").status_code == 404
