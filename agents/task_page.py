@@ -20,11 +20,13 @@ from agents.queries import BadCursor, Page
 from agents.task_effects import Outside
 from agents.task_problem import Problem
 from agents.task_redrive import Kept, can_redrive
+from agents.task_requests import Asked, told_with
+from agents.waiting import Waiting
 from audit.models import AuditEntry
 from jobs import lanes
 from jobs.attempts import Generation, attempts, count
 from jobs.history import History
-from jobs.models import Hold, Job, Wait, Worker
+from jobs.models import Hold, Job, Worker
 from jobs.queries import Bounded
 from jobs.states import ENDED, LIVE, REDRIVABLE, State
 from jobs.timeline import Moment, Phase, in_words, phases, tell
@@ -32,7 +34,7 @@ from jobs.timeline import Moment, Phase, in_words, phases, tell
 STEPS_SHOWN = 100
 #: A longer story is folded in the middle: its beginning and so many of its last moments stay in sight.
 MOMENTS_SHOWN = 20
-#: Other tasks that are linked, open waits, holds.
+#: Other tasks that are linked, and holds.
 LINKED = 20
 #: The width of the bar of phases, in its own units.
 BAR = 1000
@@ -143,8 +145,23 @@ class TaskPage:
 
     @cached_property
     def story(self) -> Sequence[Moment]:
-        """What happened, oldest first."""
-        return tell(self.history.events, lane=self.job.home_lane)
+        """What happened, oldest first; what people were asked and what they said, too."""
+        found = tell(self.history.events, lane=self.job.home_lane)
+        return told_with(
+            found,
+            self.asked.requests,
+            self.asked.links,
+            after=found[0].at if found and self.history.earlier else None,
+            before=found[-1].at if found and self.is_past else None,
+        )
+
+    @cached_property
+    def asked(self) -> Asked:
+        """What people were asked about it, and what it is parked for."""
+        is_parked = self.job.state == State.WAITING
+        if not is_parked and not any(event.new == State.WAITING for event in self.history.events):
+            return Asked()
+        return Asked.read(self.run.pk, self.user, is_parked=is_parked)
 
     @property
     def story_folded(self) -> tuple[Sequence[Moment], Sequence[Moment], Sequence[Moment]]:
@@ -193,11 +210,9 @@ class TaskPage:
         return in_words(self.job.blocked_on)
 
     @cached_property
-    def waits(self) -> Sequence[Wait]:
+    def waits(self) -> Sequence[Waiting]:
         """What it is parked for."""
-        if self.job.state != State.WAITING:
-            return ()
-        return list(self.job.waits.filter(resolved_at=None).order_by("id")[:LINKED])
+        return self.asked.waits
 
     @cached_property
     def holds(self) -> Sequence[Hold]:

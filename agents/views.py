@@ -31,6 +31,7 @@ from agents.task_page import TaskPage
 from agents.task_problem import Problem
 from agents.task_redrive import changed_since, in_words, standing
 from agents.task_results import NOT_LISTED, PAGE, find
+from agents.waiting import attach_waits
 from jobs.actions import Cancel, Discard, InvalidState, Redrive, Seen
 from jobs.holds import EVERYTHING
 from jobs.models import Hold
@@ -52,6 +53,7 @@ def tasks(request: HttpRequest) -> HttpResponse:
         results = find(runs.defer(*NOT_LISTED), chosen, whole=is_operator, cursor=cursor, limit=PAGE)
     except BadCursor:
         return redirect("tasks")
+    attach_waits(results.page.items, request.user)
     context = {
         "section": "tasks",
         "chosen": chosen,

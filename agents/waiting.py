@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from agents.models import Run
 from agents.parked import Request, hooks
 from jobs import script
 from jobs.script import Row, Script
+from jobs.states import State
 
 #: Waits of one run that are told.
 MOST = 20
@@ -72,10 +74,19 @@ def waits_for(run_ids: Sequence[UUID], user: Any) -> dict[UUID, list[Waiting]]:
     found: dict[UUID, list[Waiting]] = script.run(waits_of(run_ids)) if run_ids else {}
     ids = [wait.approval_id for waits in found.values() for wait in waits if wait.approval_id is not None]
     links = hooks.links(user, ids) if ids else {}
-    return {
-        run_id: [replace(wait, url=links.get(wait.approval_id, "")) if wait.approval_id else wait for wait in waits]
-        for run_id, waits in found.items()
-    }
+    return {run_id: linked(waits, links) for run_id, waits in found.items()}
+
+
+def linked(waits: Iterable[Waiting], links: Mapping[UUID, str]) -> list[Waiting]:
+    """Return waits with the links to their requests that there are."""
+    return [replace(wait, url=links.get(wait.approval_id, "")) if wait.approval_id else wait for wait in waits]
+
+
+def attach_waits(runs: Iterable[Run], user: Any) -> None:
+    """Give each of these runs that is parked its ``waits``, as `waits_for` returns them."""
+    parked = {run.pk: run for run in runs if run.job.state == State.WAITING}
+    for run_id, waits in waits_for(list(parked), user).items():
+        parked[run_id].waits = waits  # type: ignore[attr-defined]
 
 
 _WORDS = {

@@ -30,6 +30,8 @@ class Moment:
     detail: str = ""
     #: Until the next change of state; None for what has no length, and for the last.
     lasted: timedelta | None = None
+    #: Where there is more of it.
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ approvals:
   - {when: {tool: test_pay, "amount_usd >": 100}}
 """
 #: However busy the machine. Seconds.
-SOON_S = 40.0
+SOON_S = 60.0
 
 
 @pytest.fixture(scope="module")

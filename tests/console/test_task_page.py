@@ -174,7 +174,7 @@ def test_a_parked_task_says_what_it_waits_for(operator: Client) -> None:
     run = task("waiting")
     Wait.objects.create(job=run.job, kind="person", key="approve#0")
     shown = page(operator, run)
-    assert "For a person: <code>approve#0</code>" in shown
+    assert "Waits for a person" in shown
 
 
 def test_steps_stand_in_order_with_their_figures(operator: Client) -> None:
