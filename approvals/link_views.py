@@ -15,7 +15,7 @@ from accounts.problems import Problem
 from approvals import links, plan_words
 from approvals.errors import AlreadyDecided, MayNot, PlanChanged, UnknownApproval
 from approvals.links import DECISIONS, Held, LinkRefused
-from approvals.notice_words import due, moment, usd, what_then
+from approvals.notice_words import due, headline, moment, usd, what_then
 from approvals.plan_words import CallWords, Row, visible
 from jobs.actions import MAX_NOTE
 
@@ -58,6 +58,7 @@ def _decide(request: HttpRequest, held: Held) -> HttpResponse:
     except Problem as problem:
         return _ask(request, held, str(problem), comment, status=problem.status)
     context = {"held": held, "approval": held.approval, "done": _DONE[decision], "outcome": outcome}
+    context["title"] = visible(headline(held.approval))
     return render(request, "approvals/link_done.html", context)
 
 
@@ -71,7 +72,7 @@ def _ask(request: HttpRequest, held: Held, fault: str = "", comment: str = "", *
     context = {
         "held": held,
         "approval": approval,
-        "title": visible(approval.title),
+        "title": visible(headline(approval)),
         "reason": visible(approval.reason),
         "summary": visible(str(approval.plan.get("summary", ""))),
         "calls": [replace(call, rows=_whole(call)) for call in plan_words.calls_of(approval.plan)],

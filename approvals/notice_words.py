@@ -18,6 +18,7 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
 
+from approvals import plan_words
 from approvals.models import Approval
 from jobs.notify import Message
 
@@ -71,14 +72,14 @@ def message_of(notices: Sequence[Notice], more: int = 0, *, by: str = "") -> Mes
         opening = opening.removesuffix(".") + f" by {safe(by, 150)}."
     items = [
         {
-            "title": safe(notice.approval.title, MAX_TITLE) + (_MARKS[notice.why] if len(whys) > 1 else ""),
+            "title": safe(headline(notice.approval), MAX_TITLE) + (_MARKS[notice.why] if len(whys) > 1 else ""),
             "facts": _facts(notice),
         }
         for notice in notices
     ]
     if count == 1 and notices:
         of = notices[0].approval
-        subject = _SUBJECTS[why].format(title=safe(of.title, MAX_TITLE), due=due(of))
+        subject = _SUBJECTS[why].format(title=safe(headline(of), MAX_TITLE), due=due(of))
     else:
         subject = opening.removesuffix(".")
     context = {
@@ -91,6 +92,17 @@ def message_of(notices: Sequence[Notice], more: int = 0, *, by: str = "") -> Mes
         else "",
     }
     return Message(subject, render_to_string("approvals/mail.txt", context).strip() + "\n")
+
+
+def headline(approval: Approval) -> str:
+    """Return what a request is about in a line: the plan's own title, or its first call in words."""
+    plan = approval.plan or {}
+    if plan.get("title") or not plan.get("calls"):
+        return approval.title
+    calls = plan["calls"]
+    [first] = plan_words.calls_of({"calls": calls[:1]})
+    more = f" and {len(calls) - 1:,} more" if len(calls) > 1 else ""
+    return (f"{first.title}: {first.gist}" if first.gist else first.title) + more
 
 
 def safe(text: str, limit: int) -> str:

@@ -265,7 +265,7 @@ def test_what_is_hidden_in_a_text_is_spelled_out(visitor: Client, rita: User) ->
     call = {"tool": "test_pay", "arguments": {"note": "line\n" + "x" * 200 + "\u202e"}}
     about = approval(call, links=True, title="Pay \u202e", reason="why\u200b")
     page = opened(visitor, link_for(rita, about))[1]
-    assert page.count("⟨U+202E⟩") >= 2
+    assert "x⟨U+202E⟩" in page
     assert "why⟨U+200B⟩" in page
     assert "\u202e" not in page
 

@@ -29,7 +29,8 @@ from jobs.handlers import Claim, Failed, Outcome, Succeeded
 from jobs.models import Job
 from jobs.pool import close_pool
 from tests.jobs.drive import at_once, worker
-from tests.support.approvals import approval, fresh, reviewer
+from tests.support import approvals
+from tests.support.approvals import fresh, reviewer
 from tests.support.configs import loaded
 from tests.support.http_server import Exchange, HttpServer
 from tests.support.people import person
@@ -72,6 +73,15 @@ def somebody(name: str, *roles: str) -> User:
     User.objects.filter(pk=user.pk).update(email=f"{name}@example.org")
     user.refresh_from_db()
     return user
+
+
+def approval(*calls: dict[str, Any], title: str = "", **more: Any) -> Approval:
+    """Return a request; one with a title has a plan of that title."""
+    found = approvals.approval(*calls, **more)
+    if title:
+        found.title, found.plan = title, {**found.plan, "title": title}
+        found.save()
+    return found
 
 
 def jobs() -> list[Job]:
@@ -141,6 +151,17 @@ def test_the_mail_says_what_who_how_much_why_until_when_and_what_then(smtp: Smtp
     assert re.search(r"  Decide by: .+ UTC \(due in (3 h|2 h|\d+ min)\); else it goes back to the agent\n", mail.text)
     assert "signing in" not in mail.text, "the policy allows no link that decides"
     assert not DecisionLink.objects.exists()
+
+
+def test_a_plan_without_a_title_is_told_in_words(smtp: SmtpServer) -> None:
+    somebody("rita")
+    refund = {"tool": "refund", "arguments": {"order_id": "A-1", "amount_usd": 150}}
+    approval(refund, refund, refund)
+    notices.sweep()
+    deliver_all()
+    subject = str(smtp.mails[0].message["Subject"]).strip()
+    assert subject.startswith("To decide: Pay money back to the customer of an order: Order ID A-1 · Amount $150.00")
+    assert subject.endswith(" and 2 more")
 
 
 def test_named_people_are_told_and_nobody_of_their_own_request_where_that_is_not_theirs(smtp: SmtpServer) -> None:
@@ -410,6 +431,17 @@ def test_what_a_model_wrote_is_one_short_line_of_text(smtp: SmtpServer, channel:
     assert len(subject) < 150
     for text in (subject, mail.text, request.json()["message"], request.json()["title"]):
         for sign in ("<", ">", "@", "\u202e", "https://evil", "\nBcc", "\n#", "www.evil"):
+            assert sign not in text, sign
+
+
+def test_neither_is_what_it_wants_to_call(smtp: SmtpServer) -> None:
+    somebody("rita")
+    approval({"tool": "refund", "arguments": {"note <b>": "@everyone\u202e https://evil.example"}})
+    notices.sweep()
+    deliver_all()
+    [mail] = smtp.mails
+    for text in (str(mail.message["Subject"]), mail.text):
+        for sign in ("<", "@", "\u202e", "https://evil"):
             assert sign not in text, sign
 
 
