@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
-from approvals.plan_words import MAX_LINE, CallWords, Row, calls_of, visible
+from approvals.plan_words import MAX_LINE, CallWords, Row, calls_of, money, visible
 
 What = Literal["changed", "added", "removed", "moved"]
 Op = Literal["same", "out", "in", "fold"]
@@ -201,7 +201,7 @@ def _said(old: CallWords, new: CallWords) -> Iterator[tuple[str, str, str]]:
     yield "Why", old.why, new.why
     yield "It touches", ", ".join(old.touches), ", ".join(new.touches)
     yield "Undoing", old.undo, new.undo
-    yield "Cost", f"{old.cost or ''}", f"{new.cost or ''}"
+    yield "Cost", money(old.cost, "USD"), money(new.cost, "USD")
 
 
 def _text(row: Row | None) -> str | None:

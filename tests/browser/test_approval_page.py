@@ -228,10 +228,11 @@ def _rich() -> Approval:
         "cost_usd": Decimal("0.25"),
     }
     publish = {"tool": "publish_it", "arguments": {"body": POST, "tags": ["a", "b"], "options": {"at": {"hour": 9}}}}
+    short = {"tool": "publish_it", "arguments": {"body": "A line\nand another"}}
     found = asks(
         pay,
         publish,
-        *([publish] * 12),
+        *([short] * 12),
         run=run,
         revises=before,
         version=2,
