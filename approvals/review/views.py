@@ -25,7 +25,7 @@ from approvals.models import Approval, Review
 from approvals.review.happened import TIMES, happened
 from approvals.review.outputs import BadCursor, one, outputs
 from approvals.review.planning import MOST, Plan, endpoints, tonight
-from approvals.review.window import HOURS, Kind, window
+from approvals.review.window import HOURS, OLDEST, Kind, asked_hours, window
 from audit import trail
 from jobs.models import Job
 from jobs.queries import bounded_count
@@ -123,7 +123,8 @@ def done(request: HttpRequest, kind: str) -> HttpResponse:
     """Finish the sitting: the next one begins where this one ended. Finished twice it is finished once."""
     user, sitting = _person(request), _kind(kind)
     since, until = (_moment(request.POST.get(name, "")) for name in ("since", "until"))
-    if since is None or until is None or since > until or until > timezone.now():
+    now = timezone.now()
+    if since is None or until is None or not now - OLDEST <= since <= until <= now:
         messages.error(request, "Nothing was finished: open the review again.")
         return _back(request, kind)
     made, is_new = Review.objects.get_or_create(user=user, kind=sitting, until=until, defaults={"since": since})
@@ -210,6 +211,6 @@ def _moment(text: str) -> Any:
 def _back(request: HttpRequest, kind: str, place: str = "") -> HttpResponse:
     """Go back to the review, as it was filtered, at the part that was worked on."""
     address = reverse(f"approvals-{_kind(kind).value}")
-    hours = request.POST.get("hours", "")
-    query = f"?hours={hours}" if hours.isascii() and hours.isdecimal() and int(hours[:4]) in HOURS else ""
+    hours = asked_hours(request.POST)
+    query = f"?hours={hours}" if hours is not None else ""
     return redirect(f"{address}{query}{f'#{place}' if place else ''}")

@@ -18,6 +18,8 @@ HOURS = (12, 24, 48, 168)
 FIRST = {Kind.MORNING: time(18), Kind.EVENING: time(6)}
 #: A review looks back no longer than this by itself.
 MOST = timedelta(days=3)
+#: A sitting that looks back further is none that a page offered: it was open for weeks, or somebody made it up.
+OLDEST = timedelta(days=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class Window:
         return self.until - self.since
 
 
+def asked_hours(query: Mapping[str, str]) -> int | None:
+    """Return the hours that somebody asks for, if they are among those that the page offers."""
+    return next((hours for hours in HOURS if query.get("hours", "") == str(hours)), None)
+
+
 def window(kind: Kind, user: User, query: Mapping[str, str], *, now: datetime | None = None) -> Window:
     """Return what a review looks back on: since the person's last one, or the hours that they ask for."""
     now = now or timezone.now()
@@ -46,9 +53,8 @@ def window(kind: Kind, user: User, query: Mapping[str, str], *, now: datetime | 
         .values_list("until", flat=True)
         .first()
     )
-    asked = query.get("hours", "")
-    if asked.isdecimal() and asked.isascii() and int(asked[:4]) in HOURS:
-        return Window(now - timedelta(hours=int(asked)), now, int(asked), last)
+    if (hours := asked_hours(query)) is not None:
+        return Window(now - timedelta(hours=hours), now, hours, last)
     if last is not None:
         return Window(max(last, now - MOST), now, 0, last)
     local = timezone.localtime(now)
