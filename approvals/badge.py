@@ -23,8 +23,11 @@ UP_TO = 99
 class Badge:
     """Reads nothing until a page asks: the parts of pages that are reloaded have no navigation, and never do."""
 
-    def __init__(self, user: Person) -> None:
+    def __init__(self, user: Person, pending: Bounded | None = None) -> None:
+        """``pending``: how many wait, where the page has counted them anyhow."""
         self._user = user
+        if pending is not None:
+            self.pending = Bounded.of(pending.number, UP_TO)
 
     @cached_property
     def pending(self) -> Bounded:

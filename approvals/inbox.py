@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,8 @@ from uuid import UUID
 from django.contrib.postgres.expressions import ArraySubquery
 from django.core.exceptions import EmptyResultSet
 from django.db import connection
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from agents.queries import Page, cut, decode
@@ -28,6 +29,8 @@ COUNT_S = 0.3
 #: What waits is counted up to here, and what was decided up to a lower bound: that grows for ever.
 WAITING_UP_TO = 10_000
 DECIDED_UP_TO = 1_000
+#: Of the decided ones, a filter looks through so many of the last.
+DECIDED_AMONG = 10_000
 #: A request is near its deadline within so long.
 SOON = timedelta(hours=1)
 #: Words of a text that are looked for.
@@ -93,6 +96,11 @@ class InboxFilter:
     def narrows(self) -> bool:
         """Whether it narrows its tab at all."""
         return bool(self.q or self.number_of_fields)
+
+    @property
+    def looks_among_the_last(self) -> bool:
+        """Whether it looks through the last `DECIDED_AMONG` of the decided ones alone: by state an index finds all."""
+        return bool(self.q or self.number_of_fields - bool(self.state) - bool(self.due) - bool(self.claim))
 
     def apply(self, rows: ApprovalQuerySet) -> ApprovalQuerySet:
         """Narrow requests down by what both pending and decided ones have."""
@@ -171,7 +179,7 @@ def find(user: Person, chosen: InboxFilter, *, cursor: str = "", limit: int = PA
     parts = {
         FOR_YOU: chosen.apply_to_pending(for_you(user), user),
         ALL_PENDING: chosen.apply_to_pending(visible, user),
-        DECIDED: _decided(chosen.apply(visible), chosen.state),
+        DECIDED: _decided(chosen, visible),
     }
     after = decode(cursor, _place) if cursor else None
     counts = in_time(COUNT_S, lambda: _counts(parts)) or dict.fromkeys(parts)
@@ -211,8 +219,15 @@ def waiting() -> Waiting:
     return Waiting(**counts)
 
 
-def _decided(rows: ApprovalQuerySet, state: str) -> ApprovalQuerySet:
-    return rows.filter(state=state) if state else rows.exclude(state=Approval.State.PENDING)
+def _decided(chosen: InboxFilter, visible: ApprovalQuerySet) -> ApprovalQuerySet:
+    rows = visible.exclude(state=Approval.State.PENDING)
+    if chosen.state:
+        rows = rows.filter(state=chosen.state)
+    if not chosen.looks_among_the_last:
+        return rows
+    ended = Approval.objects.exclude(state=Approval.State.PENDING).order_by("-decided_at", "-pk").values("decided_at")
+    since = Coalesce(Subquery(ended[DECIDED_AMONG : DECIDED_AMONG + 1]), datetime(1971, 1, 1, tzinfo=UTC))
+    return chosen.apply(rows.filter(decided_at__gte=since))
 
 
 def _in_order(rows: ApprovalQuerySet, after: tuple[datetime, UUID] | None, *, is_decided: bool) -> ApprovalQuerySet:

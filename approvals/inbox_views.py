@@ -21,15 +21,14 @@ from agents.models import AgentVersion
 from agents.pages import page_or_region
 from agents.queries import BadCursor
 from approvals import bulk_rejecting
-from approvals.badge import UP_TO
+from approvals.badge import Badge
 from approvals.bulk_rejecting import BadChoice, Result
 from approvals.claiming import Claim, Release
-from approvals.inbox import CLAIMS, DUE, InboxFilter, find
+from approvals.inbox import CLAIMS, DECIDED_AMONG, DUE, FOR_YOU, InboxFilter, find
 from approvals.inbox_rows import rows_of
 from approvals.models import Approval
 from approvals.models.approval import groups_of
 from jobs.actions import MAX_NOTE, note_of
-from jobs.queries import Bounded
 
 #: Groups that the filter offers.
 GROUPS_UP_TO = 200
@@ -53,12 +52,15 @@ def inbox(request: HttpRequest) -> HttpResponse:
         "page": results.page,
         "rows": rows,
         "others": results.count("pending"),
-        "badge": _badge(results.count("")),
         "is_first": not cursor,
         "is_decided": chosen.tab == "decided",
         "selectable": any(row.may_reject for row in rows),
         "is_region": _is_region(request),
+        "among": DECIDED_AMONG,
     }
+    if not chosen.narrows and results.count(FOR_YOU) is not None:
+        # The tab's count is the navigation's number: it need not be counted twice.
+        context["badge"] = context["approvals_badge"] = Badge(request.user, results.count(FOR_YOU))
     if not context["is_region"]:
         context |= _choices(request)
     return page_or_region(request, "approvals/inbox.html", "inbox", context)
@@ -116,11 +118,6 @@ def _rejected(request: HttpRequest, results: list[Result]) -> HttpResponse:
         "not_done": [result for result in results if result.outcome != "rejected"],
     }
     return render(request, "approvals/inbox_rejected.html", context)
-
-
-def _badge(count: Bounded | None) -> Bounded | None:
-    """Return the navigation's number for a count that was made anyhow."""
-    return Bounded.of(count.number, UP_TO) if count is not None else None
 
 
 def _is_region(request: HttpRequest) -> bool:

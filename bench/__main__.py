@@ -22,6 +22,7 @@ TABLES = {
     "queue": ("submit_latency", "throughput", "io_bound", "claim_cost", "recovery"),
     "chat": ("chat_first_token", "chat_coalescing", "chat_reconnect"),
     "console": ("console_pages",),
+    "approvals": ("approvals",),
 }
 BENCHMARKS = tuple(name for names in TABLES.values() for name in names)
 
@@ -39,7 +40,7 @@ def main(*names: str) -> None:
     parser.add_argument(
         "--rounds", type=int, metavar="N", help="rounds of each benchmark instead of the usual three to seven"
     )
-    parser.add_argument("--explain", action="store_true", help="console_pages: show the plans of slow statements")
+    parser.add_argument("--explain", action="store_true", help="of pages: show the plans of slow statements")
     options = parser.parse_args()
     chosen = names or options.names or BENCHMARKS
     if unknown := set(chosen) - set(BENCHMARKS):

@@ -123,20 +123,20 @@ def _all(runs: int, *, explain: bool = False) -> Measured:
     client = Client(raise_request_exception=False, headers={"host": "localhost"})
     client.force_login(User.objects.get(username=console_seed.OPERATOR))
     found: Measured = {}
-    with _patience():
+    with patience():
         for page in pages():
-            _ask(client, page)
-            found[page.name] = [_ask(client, page) for _ in range(runs)]
+            ask(client, page)
+            found[page.name] = [ask(client, page) for _ in range(runs)]
             took = statistics.median(_ms(found[page.name]))
             waited = statistics.median(each.waited_ms for each in found[page.name])
             number = len(found[page.name][-1].took)
             _say(f"{took:7.1f} ms, waited {waited:7.1f} ms for {number:2} statements: {page.name}")
             if explain and took > LIMIT_MS:
-                _explain(found[page.name][-1])
+                explain_slow(found[page.name][-1])
     return found
 
 
-def _ask(client: Any, page: Page) -> Statements:
+def ask(client: Any, page: Page) -> Statements:
     from django.db import connection
 
     seen = Statements()
@@ -164,7 +164,7 @@ def _processor_ms() -> float | None:
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
+def patience() -> Iterator[None]:
     """Give up what takes very long: the page then fails, and the benchmark with it."""
     from django.db import connection
 
@@ -178,7 +178,7 @@ def _patience() -> Iterator[None]:
             cursor.execute("RESET max_parallel_workers_per_gather")
 
 
-def _explain(seen: Statements) -> None:
+def explain_slow(seen: Statements) -> None:
     """Print the slowest statements of a page, each with its plan."""
     from django.db import connection
 

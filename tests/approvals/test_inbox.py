@@ -245,6 +245,18 @@ def test_filters_keep_to_their_tab(client: Client) -> None:
     assert counts(client, due="1h") == {"For you": "0", "All pending": "0", "Decided": "1"}
 
 
+def test_filters_of_what_is_decided_look_among_the_last_and_say_so(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "DECIDED_AMONG", 2)
+    for age in range(4):
+        approval(f"{age}", state="approved", decided_at=timezone.now() - age * HOUR)
+    assert shown(client, tab="decided", kind="plan") == ["0", "1", "2"], "with what was decided at the same time"
+    assert "were decided last" in text(client, tab="decided", kind="plan")
+    assert shown(client, tab="decided") == shown(client, state="approved") == ["0", "1", "2", "3"]
+    assert "were decided last" not in text(client, state="approved")
+
+
 def test_nothing_found_leads_back_to_all(client: Client) -> None:
     approval()
     page = client.get(URL, {"q": "xylophone", "tab": "pending"}).content.decode()
@@ -390,6 +402,13 @@ def test_a_page_costs_one_query_for_the_number_and_its_region_none(client: Clien
 
     assert of_approvals() == 1
     assert of_approvals(**{"HX-Request": "true", "HX-Target": "tasks"}) == 0
+
+
+def test_the_inbox_does_not_count_twice(client: Client) -> None:
+    approval()
+    with CaptureQueriesContext(connection) as queries:
+        assert badge(client, URL) == "1"
+    assert sum("approvals_approval" in query["sql"] for query in queries) == 2, "the counts and the list"
 
 
 @pytest.mark.django_db(transaction=True)

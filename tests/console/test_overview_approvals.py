@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.test import Client
+from django.utils import timezone
 
 from agents.models import Effect
 from astra_site.console.overview import gather
@@ -32,7 +33,7 @@ def verdict() -> list[tuple[str, str]]:
 
 
 def test_the_nearest_of_those_that_are_pending_stand_there_and_their_number_leads_to_them(operator: Client) -> None:
-    fleet()
+    fleet(started_at=timezone.now())
     for hours in range(8, 2, -1):
         approval(title=f"due in {hours} hours", due=timedelta(hours=hours))
     approval(state="approved", title="decided")
@@ -46,14 +47,14 @@ def test_the_nearest_of_those_that_are_pending_stand_there_and_their_number_lead
 
 
 def test_that_some_wait_for_people_is_nothing_wrong(operator: Client) -> None:
-    fleet()
+    fleet(started_at=timezone.now())
     approval(due=timedelta(hours=2))
     assert verdict() == []
     assert judge(gather()).detail.endswith("1 waits for a person.")
 
 
 def test_what_is_due_within_the_hour_is_told_in_the_first_line(operator: Client) -> None:
-    fleet()
+    fleet(started_at=timezone.now())
     approval(due=timedelta(minutes=50))
     link = "/approvals/?tab=pending&due=1h"
     assert verdict() == [("1 plan waits for people, and its deadline is within the hour.", link)]
@@ -66,7 +67,7 @@ def test_what_is_due_within_the_hour_is_told_in_the_first_line(operator: Client)
 
 
 def test_calls_of_which_nobody_knows_how_they_ended_are_told(operator: Client) -> None:
-    fleet()
+    fleet(started_at=timezone.now())
     effect()
     link = "/approvals/?tab=pending&kind=effect"
     assert verdict() == [("Nobody knows how 1 call ended: a person has to say what became of it.", link)]
