@@ -35,7 +35,8 @@ class Row:
 
     name: str
     label: str
-    #: As it is in the plan. Of ``text``, ``number`` and ``money`` it is the text to show, of ``list`` a list of those.
+    #: Of ``text``, ``number`` and ``money`` the text to show, of ``list`` a list of those, of ``json`` the value with
+    #: its texts to show; of ``long`` as it is in the plan.
     value: Any
     kind: Kind
     #: What the tool's docstring says of it.
@@ -198,7 +199,22 @@ def _shown(name: str, value: Any) -> tuple[Kind, Any]:
         return "number", _figure(name, value)
     if isinstance(value, list) and value and _is_plain(value):
         return "list", [str(_shown(name, one)[1]) for one in value]
-    return ("text", "None") if value in ([], {}) else ("json", value)
+    return ("text", "None") if value in ([], {}) else ("json", _all_visible(value))
+
+
+def _all_visible(value: Any) -> Any:
+    """Return a value whose texts and names are `visible`, however deep they are."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        found: dict[str, Any] = {}
+        for name, inner in value.items():
+            shown = visible(name)
+            while shown in found:  # none is hidden behind another that looks like it
+                shown = f"{shown} (another)"
+            found[shown] = _all_visible(inner)
+        return found
+    return [_all_visible(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _of_text(value: str) -> tuple[Kind, str]:

@@ -81,6 +81,12 @@ def test_a_long_list_is_data() -> None:
     assert rows(ids=list(range(51)))["Ids"][0] == "json"
 
 
+def test_what_lies_deep_in_an_argument_shows_its_hidden_signs_too() -> None:
+    given = {"to\u202e": ["fdp\u202eexe", 1], "to⟨U+202E⟩": 2}
+    kind, shown = rows(options=given)["Options"]
+    assert (kind, shown) == ("json", {"to⟨U+202E⟩": ["fdp⟨U+202E⟩exe", 1], "to⟨U+202E⟩ (another)": 2})
+
+
 def test_marks_that_would_show_another_text_are_spelled_out() -> None:
     assert visible("invoice\u202efdp.exe") == "invoice⟨U+202E⟩fdp.exe"
     assert rows(to="a\u200bb")["To"] == ("text", "a⟨U+200B⟩b")
