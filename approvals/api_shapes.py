@@ -16,7 +16,7 @@ from approvals.deciding import StepDecision
 from approvals.locking import decided_words, why_not
 from approvals.models import Approval, Vote
 from approvals.models.approval import Person
-from approvals.quorum import counts
+from approvals.quorum import counts, demands_of, missing
 from approvals.resolving import Finding
 from jobs.actions import MAX_NOTE
 
@@ -133,6 +133,14 @@ class VoteOut(BaseModel):
     void: bool = Field(description="It does not count: the plan was changed after it, or they voted anew.")
 
 
+class Demanded(BaseModel):
+    """So many of these people must agree."""
+
+    groups: list[str]
+    users: list[str]
+    quorum: int
+
+
 class Who(BaseModel):
     """Who may decide."""
 
@@ -173,7 +181,10 @@ class ApprovalInList(BaseModel):
     version: int = Field(description="Of the plans that this run asked about in turn.")
     revises: UUID | None
     who: Who
+    #: How many must agree at least.
     quorum: int
+    #: What must be met, each: so many of these groups and users.
+    demands: list[Demanded]
     votes: list[VoteOut]
     missing_votes: int = Field(description="Until the plan is approved; 0 once it is decided.")
     claimed_by: str | None
@@ -227,7 +238,7 @@ def whole(approval: Approval, user: Person, effects: Iterable[Effect], now: date
 def _listed(approval: Approval, user: Person, now: datetime) -> dict[str, Any]:
     pending = approval.state == Approval.State.PENDING
     votes = list(approval.votes.all())
-    agreed = sum(counts(approval, vote) for vote in votes) if pending else 0
+    agreed = [vote for vote in votes if counts(approval, vote)] if pending else []
     claimed = approval.claimed_by is not None and approval.claimed_until is not None and approval.claimed_until > now
     reason = why_not(approval, user) or ("" if pending else decided_words(approval))
     if not reason and approval.deadline is not None and approval.deadline <= now:
@@ -251,8 +262,9 @@ def _listed(approval: Approval, user: Person, now: datetime) -> dict[str, Any]:
         "revises": approval.revises_id,
         "who": Who(groups=approval.groups, users=approval.users, not_own=approval.not_own),
         "quorum": approval.quorum,
+        "demands": [Demanded(**demand.as_json()) for demand in demands_of(approval)],
         "votes": [_vote(vote) for vote in votes],
-        "missing_votes": max(0, approval.quorum - agreed) if pending else 0,
+        "missing_votes": missing(approval, agreed) if pending else 0,
         "claimed_by": approval.claimed_by.get_username() if claimed and approval.claimed_by else None,
         "claimed_until": approval.claimed_until if claimed else None,
         "created_at": approval.created_at,

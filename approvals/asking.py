@@ -14,8 +14,9 @@ from agents.approval_rules import Rule
 from agents.runtime.approving import GATED
 from agents.runtime.plain import plain
 from approvals.models import Approval
-from approvals.quorum import able, asked_of_too_few
-from approvals.terms import EFFECT_GROUPS, terms_of
+from approvals.plan_words import currency_of, label_of, money, visible
+from approvals.quorum import able, asked_of_too_few, kept
+from approvals.terms import EFFECT_GROUPS, Demand, terms_of
 from audit import trail
 from audit.trail import SYSTEM
 from jobs.handlers import WaitFor
@@ -42,13 +43,13 @@ def ask(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
         made = yield (
             "INSERT INTO approvals_approval (id, kind, run_id, wait_key, requested_by_id, agent, agent_version,"
             " endpoint, title, reason, rules, asked_plan, plan, plan_hash, flagged, effect_id, tools, amount_usd,"
-            " version, revises_id, state, groups, users, quorum, not_own, links, webhook, deadline, sort_at,"
+            " version, revises_id, state, groups, users, quorum, demands, not_own, links, webhook, deadline, sort_at,"
             " auto_action, remind_at, escalate_at, escalate_to, decided_by, decision, comment)"
             " SELECT %(id)s, %(kind)s, r.job_id, %(key)s::varchar, r.user_id, v.name, v.version, e.name, %(title)s,"
             " %(reason)s, %(rules)s, %(plan)s, %(plan)s, %(hash)s, %(flagged)s,"
             " (SELECT id FROM agents_effect WHERE key = %(effect)s), %(tools)s, %(amount)s,"
-            " coalesce(before.version, 0) + 1, before.id, 'pending', %(groups)s, %(users)s, %(quorum)s, %(not_own)s,"
-            " %(links)s, %(webhook)s, now() + make_interval(secs => %(deadline_s)s),"
+            " coalesce(before.version, 0) + 1, before.id, 'pending', %(groups)s, %(users)s, %(quorum)s, %(demands)s,"
+            " %(not_own)s, %(links)s, %(webhook)s, now() + make_interval(secs => %(deadline_s)s),"
             " now() + make_interval(secs => coalesce(%(deadline_s)s, 0)), %(auto)s,"
             " now() + make_interval(secs => %(remind_s)s), now() + make_interval(secs => %(escalate_s)s), %(to)s,"
             " '{}', '', ''"
@@ -87,22 +88,25 @@ def ask(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
 
 def _see_who_can(row: Row, values: Mapping[str, Any]) -> Script[None]:
     """Say so in the request if fewer can decide on it than have to: then only its deadline ends it."""
-    quorum = values["quorum"]
-    found = yield from able(
-        values["groups"],
-        values["users"],
-        limit=quorum,
-        not_own=values["not_own"],
-        requested_by=row["requested_by_id"],
-    )
-    if found < quorum:
-        logger.warning(
-            "too few can decide", extra={"action": "approval_out_of_reach", "approval": str(row["id"]), "able": found}
+    sole = Demand(tuple(values["groups"]), tuple(values["users"]), values["quorum"])
+    for demand in values["each"] or (sole,):
+        found = yield from able(
+            demand.groups,
+            demand.users,
+            limit=demand.quorum,
+            not_own=values["not_own"],
+            requested_by=row["requested_by_id"],
         )
-        yield (
-            "UPDATE approvals_approval SET reason = concat_ws(E'\n', nullif(reason, ''), %s::text) WHERE id = %s",
-            [asked_of_too_few(found, quorum), row["id"]],
-        )
+        if found < demand.quorum:
+            logger.warning(
+                "too few can decide",
+                extra={"action": "approval_out_of_reach", "approval": str(row["id"]), "able": found},
+            )
+            yield (
+                "UPDATE approvals_approval SET reason = concat_ws(E'\n', nullif(reason, ''), %s::text) WHERE id = %s",
+                [asked_of_too_few(found, demand.quorum), row["id"]],
+            )
+            return
 
 
 def supersede(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
@@ -126,7 +130,7 @@ def note_deleted(approval: Approval) -> None:
 def _values(wait: WaitFor) -> dict[str, Any]:
     data = wait.data
     whys = data.get("rules", ())
-    rules = [Rule.from_json(kept) for why in whys for kept in why["rules"]]
+    rules = [Rule.from_json(rule) for why in whys for rule in why["rules"]]
     terms = terms_of(rules)
     plan = data.get("plan")
     calls = plan["calls"] if plan else [{"tool": data["tool"], "arguments": data["arguments"]}]
@@ -145,13 +149,16 @@ def _values(wait: WaitFor) -> dict[str, Any]:
         "rules": Jsonb(list({rule.name: rule.as_json() for rule in rules}.values())),
         "plan": Jsonb(plan) if plan else None,
         "hash": data.get("plan_hash", ""),
-        "flagged": [why["call"] for why in whys if any(kept.get("per_step") for kept in why["rules"])],
+        "flagged": [why["call"] for why in whys if any(rule.get("per_step") for rule in why["rules"])],
         "effect": data.get("effect", ""),
         "tools": list(dict.fromkeys(call["tool"][:MAX_NAME] for call in calls)),
         "amount": amount_of(calls),
         "groups": list(terms.groups if plan or rules else EFFECT_GROUPS),
         "users": list(terms.users),
+        # What became of a call one person says.
         "quorum": terms.quorum if plan else 1,
+        "demands": Jsonb(kept(terms.demands) if plan else []),
+        "each": terms.demands if plan else (),
         "not_own": terms.not_own and bool(plan),
         "links": terms.links and bool(rules and plan),
         "webhook": terms.webhook and bool(rules and plan),
@@ -209,10 +216,17 @@ def title_of(plan: Mapping[str, Any] | None, calls: Sequence[Mapping[str, Any]])
 
 
 def _first(calls: Sequence[Mapping[str, Any]]) -> str:
-    shown = [
-        f"{name} {str(value)[:MAX_TITLE]}"
-        for name, value in calls[0]["arguments"].items()
-        if isinstance(value, str | int | float)
-    ]
-    arguments = f" ({', '.join(shown[:3])})" if shown else ""
-    return f"{calls[0]['tool']}{arguments}{f' and {len(calls) - 1} more' if len(calls) > 1 else ''}"
+    tool, arguments = calls[0]["tool"], calls[0]["arguments"]
+    shown = [_said(name, value, arguments) for name, value in arguments.items() if isinstance(value, str | int | float)]
+    said = f": {', '.join(shown[:3])}" if shown else ""
+    return f"{label_of(tool)}{said}{f' and {len(calls) - 1} more' if len(calls) > 1 else ''}"
+
+
+def _said(name: str, value: str | float, arguments: Mapping[str, Any]) -> str:
+    """Return an argument in words: a sum with its currency, a text by itself, anything else with its name."""
+    currency = currency_of(name, arguments)
+    if currency and (sum_of_money := money(value, currency)):
+        return sum_of_money
+    text = visible(str(value)[:MAX_TITLE])
+    label = label_of(name)
+    return text if isinstance(value, str) and " " in text.strip() else f"{label[:1].lower()}{label[1:]} {text}"

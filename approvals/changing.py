@@ -16,6 +16,7 @@ from agents.tools.signature import BadArguments
 from agents.tools.toolbox import UnknownTool
 from approvals.errors import Undecidable
 from approvals.models import Approval
+from approvals.quorum import demand, demands_of
 from approvals.terms import terms_of
 
 #: Characters of a whole plan, as JSON. What an agent asked for may be larger, and may be made smaller.
@@ -125,11 +126,11 @@ def rules_for(run: Run, plan: Plan) -> dict[str, list[Rule]]:
 def tighten(approval: Approval, wanted: Plan) -> bool:
     """Hold a request to every rule that a changed plan comes under as well. Nothing is ever loosened by it.
 
-    If by these rules others decide, then only they do: those to whom it was escalated or delegated under the old ones
-    had it from people who could not have given this.
+    What the further rules demand comes on top of what is demanded already. Those to whom it was escalated or delegated
+    had it from people of the demands of before, and count for these alone.
 
     Returns:
-        Whether other people decide now, or more of them must.
+        Whether other people must agree now, or more of them.
     """
     kept = [Rule.from_json(rule) for rule in approval.rules]
     by_call = rules_for(approval.run, wanted)
@@ -142,15 +143,11 @@ def tighten(approval: Approval, wanted: Plan) -> bool:
     ]
     if not more:
         return False
-    before, after = terms_of(kept), terms_of([*kept, *more])
+    further = terms_of(more)
+    before, was_not_own = demands_of(approval), approval.not_own
     approval.rules = [rule.as_json() for rule in (*kept, *more)]
-    was = (approval.groups, approval.users, approval.quorum, approval.not_own)
-    if (after.groups, after.users) != (before.groups, before.users):
-        approval.groups, approval.users = list(after.groups), list(after.users)
-        approval.auto_action, approval.escalate_to = after.auto_action, after.escalate_to
-        approval.escalate_at = None
-    approval.quorum = max(approval.quorum, after.quorum)
-    approval.not_own |= after.not_own
-    approval.links &= after.links
-    approval.webhook &= after.webhook
-    return was != (approval.groups, approval.users, approval.quorum, approval.not_own)
+    demand(approval, [*before, *further.demands])
+    approval.not_own |= further.not_own
+    approval.links &= further.links
+    approval.webhook &= further.webhook
+    return before != demands_of(approval) or was_not_own != approval.not_own

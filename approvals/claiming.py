@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -14,6 +14,8 @@ from approvals.comments import comment_of
 from approvals.errors import Undecidable
 from approvals.locking import holder, locked, refuse_claimed, refuse_decided, refuse_others, why_not
 from approvals.models import Approval
+from approvals.quorum import demand, demands_of, is_of
+from approvals.terms import Demand
 from audit import trail
 from audit.trail import Actor
 
@@ -114,9 +116,9 @@ class Delegate:
             if approval.not_own and approval.requested_by_id == to.pk:
                 raise Undecidable(f"{to.username} asked for this, so {to.username} may not decide on it.")
             if why_not(approval, to):
-                approval.users = [*approval.users, to.username]
+                demand(approval, [_with(one, user, to.username) for one in demands_of(approval)])
             approval.claimed_by, approval.claimed_until = to, approval.locked_at + LEASE
-            approval.save(update_fields=["users", "claimed_by", "claimed_until"])
+            approval.save(update_fields=["users", "demands", "claimed_by", "claimed_until"])
             notices.tell_delegate(approval, to, user.username)
             trail.record(
                 self.actor,
@@ -127,3 +129,8 @@ class Delegate:
                 after={"to": to.username, "run": str(approval.run_id)},
             )
         return approval
+
+
+def _with(demand: Demand, giver: User, name: str) -> Demand:
+    """Return a demand that somebody may meet as well, if it is the giver's own to meet."""
+    return replace(demand, users=(*demand.users, name)) if is_of(demand, giver) else demand

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from django.db import transaction
@@ -19,7 +20,8 @@ from approvals.deciding import plan_of, settle
 from approvals.errors import UnknownApproval
 from approvals.locking import locked
 from approvals.models import Approval
-from approvals.terms import terms_of
+from approvals.quorum import demand, demands_of
+from approvals.terms import Demand, everybody, terms_of
 from audit import trail
 from audit.trail import SYSTEM
 from jobs.reconcile import is_outage
@@ -114,26 +116,27 @@ def _hand_over(approval: Approval) -> None:
     approval.remind_at = approval.deadline - terms.remind if terms.remind and terms.remind < span else None
     approval.auto_action = "reject"
     approval.claimed_by, approval.claimed_until = None, None
-    _escalate_to(approval, [approval.escalate_to], [])
+    _escalate_to(approval, [replace(one, groups=(approval.escalate_to,), users=()) for one in demands_of(approval)])
 
 
 def _escalate(approval: Approval) -> None:
     """Let another group decide as well: those who were asked first still may."""
-    _escalate_to(approval, [*approval.groups, approval.escalate_to], approval.users)
+    to = approval.escalate_to
+    _escalate_to(approval, [replace(one, groups=everybody([one.groups, [to]])) for one in demands_of(approval)])
 
 
-def _escalate_to(approval: Approval, groups: list[str], users: list[str]) -> None:
+def _escalate_to(approval: Approval, demands: Sequence[Demand]) -> None:
     before = {"groups": approval.groups, "users": approval.users}
-    approval.groups, approval.users = list(dict.fromkeys(groups)), users
+    demand(approval, demands)
     approval.escalate_at, approval.escalated_at, approval.told_at = None, approval.locked_at, None
     approval.save(update_fields=_ESCALATED)
-    after = {"groups": approval.groups, "users": users, "run": str(approval.run_id)}
+    after = {"groups": approval.groups, "users": approval.users, "run": str(approval.run_id)}
     if approval.deadline is not None:
         after["deadline"] = approval.deadline.isoformat()
     trail.record(SYSTEM, "approval.escalate", "approval", approval.pk, before=before, after=after)
 
 
 _ESCALATED = (
-    *("groups", "users", "deadline", "sort_at", "remind_at", "auto_action"),
+    *("groups", "users", "quorum", "demands", "deadline", "sort_at", "remind_at", "auto_action"),
     *("escalate_at", "escalated_at", "told_at", "claimed_by", "claimed_until"),
 )

@@ -19,7 +19,7 @@ from approvals.comments import comment_of
 from approvals.errors import AlreadyDecided, MayNot, PlanChanged, Undecidable
 from approvals.locking import locked, refuse_claimed, refuse_decided, refuse_others, who_may, why_not
 from approvals.models import Approval, Vote
-from approvals.quorum import IN_FAVOUR, counted
+from approvals.quorum import IN_FAVOUR, counted, missing
 from audit import trail
 from audit.trail import Actor
 from jobs import script
@@ -166,10 +166,10 @@ class Decide:
             settle(approval, self.decision, wanted, self.actor, by=[self._user.username], comment=comment)
             return Outcome(approval)
         votes = counted(approval)
-        if len(votes) < approval.quorum:
+        if lacking := missing(approval, votes):
             approval.claimed_by, approval.claimed_until = None, None
             approval.save(update_fields=["claimed_by", "claimed_until"])
-            return Outcome(approval, approval.quorum - len(votes))
+            return Outcome(approval, lacking)
         asked = plan_of(approval, as_asked=True)
         decision: Decision = "approve" if wanted.hash == asked.hash else "approve_with_changes"
         said = "\n".join(vote.comment for vote in votes if vote.comment)
@@ -184,7 +184,8 @@ _OTHER_KIND = {
 }
 #: What a reviewer's changes touch.
 _CHANGED = (
-    *("plan", "plan_hash", "flagged", "rules", "groups", "users", "quorum", "not_own", "links", "webhook"),
+    *("plan", "plan_hash", "flagged", "rules", "groups", "users", "quorum", "demands"),
+    *("not_own", "links", "webhook"),
     *("auto_action", "escalate_to", "escalate_at", "told_at"),
 )
 

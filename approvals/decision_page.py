@@ -24,7 +24,7 @@ from approvals.models import Approval, Viewing, Vote
 from approvals.plan_diff import PlanDiff, between
 from approvals.plan_form import PlanForm
 from approvals.plan_words import CallWords, call_of, calls_of, visible
-from approvals.quorum import IN_FAVOUR, shortage
+from approvals.quorum import IN_FAVOUR, demands_of, in_words, missing, shortage
 from approvals.reading import MAX_STEPS, Reader, ReadStep, rows_of, steps_of
 from approvals.run_so_far import RunSoFar
 from approvals.similar import Earlier, earlier_decisions
@@ -72,9 +72,8 @@ class Preview:
     flagged: Sequence[CallWords]
     #: Rules that it comes under with the changes, and did not before.
     rules: Sequence[str] = ()
-    #: Who may decide by those rules, and how many must; nothing where that is as before.
+    #: Who must agree by those rules; nothing where that is as before.
     who: str = ""
-    quorum: int = 1
     #: Why this person may not decide on it so.
     why_not: str = ""
 
@@ -210,7 +209,10 @@ class DecisionPage:
     @cached_property
     def votes(self) -> list[Vote]:
         """What was said, oldest first."""
-        return list(self.approval.votes.defer("plan").order_by("id")[:VOTES])
+        found = list(self.approval.votes.defer("plan").select_related("user").order_by("id")[:VOTES])
+        if self.approval.demands:
+            roles.learn_groups(vote.user for vote in found if vote.user is not None)
+        return found
 
     @property
     def counted(self) -> list[Vote]:
@@ -226,7 +228,18 @@ class DecisionPage:
     @property
     def missing(self) -> int:
         """How many more must agree."""
-        return max(0, self.approval.quorum - len(self.counted))
+        return missing(self.approval, self.counted)
+
+    @property
+    def agreement(self) -> str:
+        """Who must agree, in words, where that is more than one person."""
+        demands = demands_of(self.approval)
+        return in_words(demands) if len(demands) > 1 or demands[0].quorum > 1 else ""
+
+    @property
+    def completes(self) -> bool:
+        """Whether this person's vote is the one that is missing."""
+        return missing(self.approval, [*self.counted, Vote(user=self.user)]) == 0
 
     @property
     def has_voted(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from copy import copy
 from functools import wraps
@@ -21,6 +22,7 @@ from django.views.decorators.http import require_POST, require_safe
 from accounts.actors import actor_of
 from accounts.problems import Problem
 from agents.approval_rules import Rule
+from agents.runtime.errors import NotJson
 from agents.runtime.plain import plain
 from agents.runtime.plans import Decision
 from approvals.changing import changed, tighten
@@ -28,11 +30,12 @@ from approvals.claiming import Claim, Delegate, Release
 from approvals.deciding import AGAINST, Decide, StepDecision, plan_of
 from approvals.decision_page import DecisionPage, Preview, Typed
 from approvals.errors import PlanChanged, Undecidable, UnknownApproval
-from approvals.locking import decided_words, refuse_decided, refuse_others, who_may, why_not
+from approvals.locking import decided_words, refuse_decided, refuse_others, why_not
 from approvals.models import Approval
 from approvals.plan_diff import between
 from approvals.plan_form import PlanForm
 from approvals.plan_words import calls_of
+from approvals.quorum import demands_of, in_words
 from approvals.reading import whole_step
 from approvals.resolving import Finding, ResolveEffect
 from approvals.viewing import saw
@@ -45,6 +48,7 @@ FINDINGS = ("happened", "again", "give_up")
 #: Characters of a user's name, and of what came back.
 MAX_NAME = 150
 MAX_RESULT = 100_000
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, UUID, P], HttpResponse]
@@ -282,8 +286,7 @@ def _preview(page: DecisionPage, calls: list[dict[str, Any]]) -> Preview:
         diff=between(page.plan, plan),
         flagged=[call for call in calls_of(plan) if call.id in then.flagged],
         rules=[Rule.from_json(rule).words() for rule in then.rules if rule["name"] not in kept],
-        who=who_may(then) if stricter else "",
-        quorum=then.quorum,
+        who=in_words(demands_of(then)) if stricter else "",
         why_not=why_not(then, page.user) if stricter else "",
     )
 
@@ -336,6 +339,8 @@ def _place(problem: Undecidable, typed: Typed) -> str:
 
 def _plan_of(found: Approval, plan_hash: str) -> Mapping[str, Any] | None:
     """Return the plan of a hash that this request had once, to compare with."""
+    if not _HASH.fullmatch(plan_hash):
+        return None
     asked = plan_of(found, as_asked=True)
     if asked.hash == plan_hash:
         return cast("Mapping[str, Any]", plain(asked))
@@ -362,10 +367,10 @@ def _typed(data: Mapping[str, str]) -> Typed:
 def _calls(data: Mapping[str, str]) -> list[dict[str, Any]] | None:
     """Return the calls that the form of the preview holds; none if it is not of ours."""
     try:
-        calls = json.loads(data.get("calls", ""))
-    except (ValueError, RecursionError):
+        calls = plain(json.loads(data.get("calls", "")))
+    except (ValueError, RecursionError, NotJson):
         return None
-    good = isinstance(calls, list) and all(isinstance(call, dict) and "id" in call for call in calls)
+    good = isinstance(calls, list) and all(isinstance(call, dict) and isinstance(call.get("id"), str) for call in calls)
     return calls if good else None
 
 

@@ -13,6 +13,7 @@ from agents.gatekeeper import ALWAYS
 from agents.registry.loading import tool_settings
 from agents.services import toolbox
 from agents.tools.registry import Tool
+from approvals.quorum import in_words
 from approvals.terms import DEFAULT, Terms, terms_of
 
 
@@ -95,8 +96,7 @@ def _when(rule: Rule) -> str:
 
 def _terms(terms: Terms) -> str:
     """Say who decides, by when, and what happens if nobody does."""
-    who = " or ".join([*(f"the group {name}" for name in terms.groups), *terms.users])
-    parts = [f"{terms.quorum} of {who}" if terms.quorum > 1 else who]
+    parts = [in_words(terms.demands)]
     if terms.not_own:
         parts.append("never whoever asked")
     after = {

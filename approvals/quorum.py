@@ -3,14 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from approvals.locking import why_not
 from approvals.models import Approval, Vote
+from approvals.models.approval import Person, groups_of
+from approvals.terms import Demand, everybody, together
 from jobs import script
 from jobs.script import Script
 
 #: Votes for a plan; any vote against it decides at once.
 IN_FAVOUR = ("approve", "approve_with_changes")
+
+
+def kept(demands: Sequence[Demand]) -> list[dict[str, Any]]:
+    """Return demands as a request keeps them: of a single one its groups, users and quorum say all."""
+    return [demand.as_json() for demand in demands] if len(demands) > 1 else []
+
+
+def demands_of(approval: Approval) -> tuple[Demand, ...]:
+    """Return what must be met before a request is approved."""
+    if not approval.demands:
+        return (Demand(tuple(approval.groups), tuple(approval.users), approval.quorum),)
+    return tuple(
+        Demand(tuple(demand["groups"]), tuple(demand["users"]), demand["quorum"]) for demand in approval.demands
+    )
+
+
+def demand(approval: Approval, demands: Sequence[Demand]) -> None:
+    """Put other demands on a request, and name all of their people as those who may decide. It is not saved."""
+    demands = together(demands)
+    approval.demands = kept(demands)
+    approval.groups = list(everybody(demand.groups for demand in demands))
+    approval.users = list(everybody(demand.users for demand in demands))
+    approval.quorum = max(demand.quorum for demand in demands)
+
+
+def is_of(demand: Demand, user: Person) -> bool:
+    """Tell whether a person is one of those of a demand."""
+    return user.get_username() in demand.users or bool(groups_of(user) & set(demand.groups))
+
+
+def missing(approval: Approval, votes: Sequence[Vote]) -> int:
+    """Return how many more must agree, at least, if these votes count: as many as one of the demands lacks at most."""
+    if not approval.demands:
+        return max(0, approval.quorum - len(votes))
+    voters = [vote.user for vote in votes if vote.user is not None]
+    return max(0, *(one.quorum - sum(is_of(one, voter) for voter in voters) for one in demands_of(approval)))
+
+
+def in_words(demands: Sequence[Demand]) -> str:
+    """Say who must agree: "2 of the group finance, and the group board"."""
+    return ", and ".join(_people(demand) for demand in demands)
+
+
+def _people(demand: Demand) -> str:
+    named = " or ".join([*(f"the group {name}" for name in demand.groups), *demand.users]) or "nobody"
+    return f"{demand.quorum} of {named}" if demand.quorum > 1 else named
 
 
 def counted(approval: Approval) -> list[Vote]:
@@ -50,19 +99,20 @@ def able(
 
 def shortage(approval: Approval) -> str:
     """Say that too few people can decide on a request, and what helps; nothing if there are enough."""
-    found = script.run(
-        able(
-            approval.groups,
-            approval.users,
-            limit=approval.quorum,
-            not_own=approval.not_own,
-            requested_by=approval.requested_by_id,
+    for demand in demands_of(approval):
+        found = script.run(
+            able(
+                demand.groups,
+                demand.users,
+                limit=demand.quorum,
+                not_own=approval.not_own,
+                requested_by=approval.requested_by_id,
+            )
         )
-    )
-    if found >= approval.quorum:
-        return ""
-    delegate = " A reviewer who can may delegate it." if found else ""
-    return f"{_too_few(found, approval.quorum)} can. An admin puts people into their groups.{delegate}"
+        if found < demand.quorum:
+            delegate = " A reviewer who can may delegate it." if found else ""
+            return f"{_too_few(found, demand.quorum)} can. An admin puts people into their groups.{delegate}"
+    return ""
 
 
 def asked_of_too_few(found: int, quorum: int) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from agents.approval_rules import AutoAction, Rule
 
@@ -15,12 +16,38 @@ EFFECT_GROUPS = ("reviewer", "operator")
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What several rules come to together."""
+class Demand:
+    """So many of these people must agree. Where several rules ask, what each of them demands must be met."""
 
     groups: tuple[str, ...]
     users: tuple[str, ...]
     quorum: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a request keeps it."""
+        return {"groups": list(self.groups), "users": list(self.users), "quorum": self.quorum}
+
+
+def together(demands: Iterable[Demand]) -> tuple[Demand, ...]:
+    """Return the demands without those that another one of the same people contains."""
+    found: dict[tuple[frozenset[str], frozenset[str]], Demand] = {}
+    for demand in demands:
+        people = (frozenset(demand.groups), frozenset(demand.users))
+        if people not in found or found[people].quorum < demand.quorum:
+            found[people] = demand
+    return tuple(found.values())
+
+
+def everybody(lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Return all names, each once, in their order."""
+    return tuple(dict.fromkeys(name for names in lists for name in names))
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What several rules come to together."""
+
+    demands: tuple[Demand, ...]
     not_own: bool
     deadline: timedelta
     auto_action: AutoAction
@@ -30,21 +57,34 @@ class Terms:
     links: bool
     webhook: bool
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Return the groups whose members may decide."""
+        return everybody(demand.groups for demand in self.demands)
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """Return the people who may decide, beside the groups."""
+        return everybody(demand.users for demand in self.demands)
+
+    @property
+    def quorum(self) -> int:
+        """Return how many must agree at least."""
+        return max(demand.quorum for demand in self.demands)
+
 
 def terms_of(rules: Sequence[Rule]) -> Terms:
     """Return the terms under all of ``rules``.
 
-    The strictest rule, that of the highest quorum, says who decides; the earliest deadline counts; and what only
-    some of them forbid is forbidden.
+    What each of them demands must be met. The earliest deadline counts; the strictest rule, that of the highest quorum,
+    says what happens then; and what only some of them forbid is forbidden.
     """
     rules = rules or (DEFAULT,)
     strictest = max(rules, key=_strictness)
     # Another rule's deadline may come before what this one wants done before its own.
     deadline = min(rule.deadline for rule in rules)
     return Terms(
-        groups=strictest.groups,
-        users=strictest.users,
-        quorum=strictest.quorum,
+        demands=together(Demand(rule.groups, rule.users, rule.quorum) for rule in rules),
         not_own=any(rule.not_own for rule in rules),
         deadline=deadline,
         auto_action=strictest.auto_action,

@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -97,7 +98,11 @@ class Approval(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
     groups = ArrayField(models.CharField(max_length=150), default=list, help_text="Who may decide.")
     users = ArrayField(models.CharField(max_length=150), default=list)
-    quorum = models.PositiveSmallIntegerField(default=1)
+    quorum = models.PositiveSmallIntegerField(default=1, help_text="How many of them must agree at least.")
+    demands: Any = models.JSONField(
+        default=list,
+        help_text="So many of these groups and users each, where several rules ask.",
+    )
     not_own = models.BooleanField(default=False, help_text="Nobody approves what they asked for themselves.")
     links = models.BooleanField(default=False, help_text="A signed one-time link may decide.")
     webhook = models.BooleanField(default=False, help_text="A signed webhook may decide.")
@@ -174,6 +179,9 @@ class Approval(models.Model):
             # A run's requests, in order; earlier decisions on similar plans.
             models.Index(fields=["run", "id"], name="approval_by_run"),
             models.Index(fields=["agent", "-id"], name="approval_by_agent"),
+            # What somebody may decide on who is in few groups or none: the number in the navigation, their inbox.
+            GinIndex(fields=["groups"], name="approval_by_groups"),
+            GinIndex(fields=["users"], name="approval_by_users"),
         ]
 
     def __str__(self) -> str:

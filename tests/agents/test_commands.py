@@ -103,7 +103,9 @@ def test_explaining_a_call_says_what_becomes_of_it(tmp_path: Path) -> None:
     first, second = out.split(calls[1])
     assert "  pay.v1: runs at once\n" in first
     assert "  pay.v1, until a run of the version has succeeded: waits for olga" in first
-    assert "  pay.v1: waits for 2 of the group finance, never whoever asked, within 4 h" in second
+    assert (
+        "  pay.v1: waits for the group reviewer, and 2 of the group finance, never whoever asked, within 4 h" in second
+    )
     assert "    because of huge: test_pay with amount_usd > 1000\n" in second
 
 

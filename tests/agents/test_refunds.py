@@ -155,8 +155,12 @@ def test_each_part_of_the_answer_is_judged_before_it_leaves() -> None:
     carry_on()
     kinds = list(Step.objects.filter(run=run_id).order_by("id").values_list("name", "kind"))
     assert kinds == [
-        ("draft", "model"), ("order_lookup", "tool"), ("draft", "model"), ("verify answer", "step"), ("compose", "compose"),
-    ]  # fmt: skip
+        ("draft", "model"),
+        ("order_lookup", "tool"),
+        ("draft", "model"),
+        ("verify answer", "step"),
+        ("compose", "compose"),
+    ]
     assert "A burr grinder, 180.00 USD" in output(run_id)["text"]
 
 

@@ -127,6 +127,7 @@ def test_an_approval_is_answered_whole(notes: Path, rita: Caller) -> None:
         "revises": None,
         "who": {"groups": ["reviewer"], "users": [], "not_own": False},
         "quorum": 1,
+        "demands": [{"groups": ["reviewer"], "users": [], "quorum": 1}],
         "votes": [],
         "missing_votes": 1,
         "claimed_by": None,

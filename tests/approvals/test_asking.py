@@ -138,7 +138,7 @@ def test_whatever_is_in_a_plan_it_is_asked_about_and_can_be_decided_on(name: str
 
 def test_deeply_nested_arguments_are_asked_about() -> None:
     approval = made_of(Plan(calls=(PlannedCall(id="1", tool="test_pay", arguments={"x": deep(100)}),)))
-    assert approval.title == "test_pay"
+    assert approval.title == "Test pay"
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,10 @@ def test_a_title_says_what_the_first_call_does() -> None:
         {"tool": "pay", "arguments": {"to": "ada\nb", "list": [1] * 1000, "usd": 5}},
         {"tool": "x"},
     ]
-    assert title_of(None, calls) == "pay (to ada b, usd 5) and 1 more"
-    assert title_of({"title": " \n"}, calls) == "pay (to ada b, usd 5) and 1 more"
+    assert title_of(None, calls) == "Pay: to ada b, $5.00 and 1 more"
+    assert title_of({"title": " \n"}, calls) == "Pay: to ada b, $5.00 and 1 more"
+    refund = {"tool": "refund", "arguments": {"order_id": "A-1", "amount_usd": 240.0, "reason": "It came broken."}}
+    assert title_of(None, [refund]) == "Refund: order ID A-1, $240.00, It came broken."
     assert len(title_of({"title": "x" * 1000}, calls)) == 300
 
 

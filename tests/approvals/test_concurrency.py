@@ -33,7 +33,7 @@ from jobs.models import Job, JobEvent, Wait
 from jobs.transitions import lock
 from jobs.waits import resolve
 from tests.jobs.drive import Waiter, at_once, session, worker
-from tests.support.approvals import approval, asked, carry_on, config, fresh, paid, reviewer
+from tests.support.approvals import approval, asked, carry_on, config, fresh, paid, reviewer, still
 from tests.support.configs import load, loaded
 from tests.support.people import person
 
@@ -167,7 +167,7 @@ def test_a_deadline_and_a_decision_at_once_end_in_the_deadline(notes: Path, roun
     overdue()
     rita = reviewer("rita")
     decided, *swept = at_once(
-        lambda: Decide(rita, "approve", of.plan_hash).run(of.pk), Deadlines().sweep, Deadlines().sweep
+        lambda: Decide(rita, "approve", of.plan_hash).run(of.pk), Deadlines(still).sweep, Deadlines(still).sweep
     )
     assert isinstance(decided, AlreadyDecided)
     assert sorted(swept) == [0, 1]  # type: ignore[type-var]
@@ -179,7 +179,7 @@ def test_a_sweep_waits_for_a_decision_that_is_under_way(notes: Path) -> None:
     overdue()
     with transaction.atomic():
         waiting = locked(of.pk)
-        sweep = Waiter(Deadlines().sweep)
+        sweep = Waiter(Deadlines(still).sweep)
         assert sweep.blocked()
         waiting.state, waiting.decision, waiting.decided_at = "rejected", "reject", waiting.locked_at
         waiting.save()
@@ -240,7 +240,7 @@ def test_everybody_at_once_never_locks_up(notes: Path) -> None:
             partial(Claim(ruth, take_over=True).run, of.pk),
             partial(Delegate(ruth, "rolf").run, of.pk),
             partial(Cancel(SYSTEM).run, of.run_id),
-            Deadlines().sweep,
+            Deadlines(still).sweep,
         ]
         for result in at_once(*deeds):
             assert not isinstance(result, Exception) or isinstance(result, AlreadyDecided | Claimed), result

@@ -25,7 +25,7 @@ from jobs.handlers import Failed, Parked, Succeeded
 from jobs.ids import uuid7
 from jobs.models import Job, Wait
 from tests.jobs.drive import Clock, at_once
-from tests.support.approvals import approval, asked, carry_on, config, fresh, paid, reviewer
+from tests.support.approvals import approval, asked, carry_on, config, fresh, paid, reviewer, still
 from tests.support.configs import load, loaded
 from tests.support.people import person
 
@@ -254,22 +254,22 @@ def test_a_sweep_that_dies_in_the_middle_leaves_the_rest_to_the_next() -> None:
         return done(approval_id, *more)
 
     with mock.patch.object(deadlines, "_do", dies_at_the_second), pytest.raises(SystemExit):
-        Deadlines().sweep()
+        Deadlines(still).sweep()
     assert [fresh(one).state for one in ids] == ["expired", "pending", "pending"]
-    assert Deadlines().sweep() == 2
+    assert Deadlines(still).sweep() == 2
 
 
 def test_one_that_dies_in_its_transaction_has_changed_nothing(notes: Path) -> None:
     of = asked(notes, 150)
     pass_time(24)
     with mock.patch.object(deadlines, "settle", side_effect=SystemExit), pytest.raises(SystemExit):
-        Deadlines().sweep()
+        Deadlines(still).sweep()
     assert (fresh(of).state, Wait.objects.get(job_id=of.run_id).resolved_at) == ("pending", None)
 
 
 def test_an_outage_ends_the_turn_and_is_no_failure_of_a_request() -> None:
     ids = overdue(3)
-    sweeper = Deadlines()
+    sweeper = Deadlines(still)
     with (
         mock.patch.object(deadlines, "_do", side_effect=OperationalError("gone")) as tried,
         pytest.raises(OperationalError),
@@ -340,7 +340,7 @@ def test_a_turn_begins_none_once_its_time_is_up(sweeper: Deadlines, clock: Clock
 
 def test_two_sweeps_at_once_do_each_request_once() -> None:
     ids = overdue(40)
-    counts = at_once(Deadlines().sweep, Deadlines().sweep)
+    counts = at_once(Deadlines(still).sweep, Deadlines(still).sweep)
     assert sum(count for count in counts if isinstance(count, int)) == 40
     decided = AuditEntry.objects.filter(action="approval.decide").values_list("target_id", flat=True)
     assert sorted(decided) == sorted(str(one) for one in ids)

@@ -117,7 +117,7 @@ def test_it_says_what_happens_at_the_deadline(more: dict[str, Any], words: str) 
 def test_a_request_without_a_name_is_called_after_what_its_calls_do() -> None:
     call = {"tool": "test_pay", "arguments": {"amount_usd": 150}}
     assert '<h1 id="decision-title" tabindex="-1">Pay somebody and 1 more</h1>' in page(
-        asks(call, call, title="test_pay (amount_usd 150) and 1 more")
+        asks(call, call, title="Test pay: $150.00 and 1 more")
     )
 
 

@@ -162,8 +162,7 @@ def test_a_change_that_others_must_decide_on_says_so_before_it_is_sent(notes: Pa
     load(config(more='  - {when: {tool: test_pay, "amount_usd >": 1000}, group: operator, quorum: 2}\n'))
     found = asked(notes, 150)
     answer = told(post(browser(), found, "changes", **{"arg-0-0": str(notes), "arg-0-1": "5000"}))
-    assert "2 of the group operator must agree then" in answer
-    assert 'value="approve_with_changes"' not in answer
+    assert "Then must agree: the group reviewer, and 2 of the group operator." in answer
     assert fresh(found).groups == ["reviewer"]
 
 
@@ -264,6 +263,26 @@ def test_no_decision_and_a_decision_of_nobodys_are_refused(notes: Path) -> None:
     assert browser().get(f"/approvals/{found.pk}/decide/").status_code == 405
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"decision": "approve", "plan_hash": "\0"},
+        {"calls": '[{"id": []}]'},
+        {"calls": '[{"id": {}, "arguments": {"amount_usd": "much"}}]'},
+        {"calls": '[{"id": "1", "arguments": {"amount_usd": "\\ud800"}}]'},
+        {"calls": '[{"id": "1", "arguments": {"amount_usd": NaN}}]'},
+        {"calls": "[" * 100_000},
+    ],
+)
+def test_a_form_that_no_page_made_is_refused_in_words(notes: Path, forged: dict[str, Any]) -> None:
+    found = asked(notes, 150)
+    answer = post(browser(), found, **{"decision": "approve_with_changes", **forged})
+    assert answer.status_code in (409, 422)
+    assert told(answer)
+    assert fresh(found).state == "pending"
+    assert not Vote.objects.exists()
+
+
 def test_the_pulse_tells_what_happened_since(notes: Path) -> None:
     load(config("quorum: 2"))
     found = asked(notes, 150)
@@ -279,7 +298,7 @@ def test_the_pulse_tells_what_happened_since(notes: Path) -> None:
     assert "rolf is on it now" in pulse()
     post(rolf, found, "release")
     post(rolf, found, decision="approve")
-    assert "rolf agreed: 1 of 2" in pulse()
+    assert "rolf agreed, 1 more must." in pulse()
     calls = f'[{{"id": "1", "arguments": {{"file": "{notes}", "amount_usd": 120}}}}]'
     post(rolf, found, decision="approve_with_changes", calls=calls)
     assert "The plan was changed since you opened this page, by rolf" in pulse()

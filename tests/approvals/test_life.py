@@ -37,7 +37,7 @@ from audit.models import AuditEntry
 from audit.trail import SYSTEM, Actor
 from jobs.actions import Cancel, InvalidState
 from jobs.models import Job, JobEvent, Wait
-from tests.support.approvals import approval, config, fresh
+from tests.support.approvals import approval, config, fresh, still
 from tests.support.configs import loaded
 from tests.support.people import person
 
@@ -179,7 +179,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        Deadlines().sweep()
+        Deadlines(still).sweep()
 
     @rule(at_last=SELDOM)
     @precondition(lambda self: self.end is None)

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from agents.invoke import QueueFull
+from agents.invoke import QueueFull, invoke
 from agents.models import AgentNote, Feedback
 from agents.runtime.errors import BadInput
 from approvals.models import Review
@@ -219,13 +219,13 @@ def test_a_plan_that_can_not_be_keeps_what_was_typed(site: Client, change: dict[
 
 
 def test_all_lines_are_queued_or_none(olga: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = planning.invoke, []
+    calls: list[Any] = []
 
     def second_is_refused(*args: Any, **more: Any) -> Any:
         calls.append(args)
         if len(calls) == 2:
             raise QueueFull("The queue is full.")
-        return real(*args, **more)
+        return invoke(*args, **more)
 
     monkeypatch.setattr(planning, "invoke", second_is_refused)
     form = Plan(endpoint="help.v1", lines="One\nTwo")

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from agents.approval_rules import Rule
-from approvals.terms import DEFAULT, terms_of
+from approvals.terms import DEFAULT, Demand, terms_of
 
 
 def hours(count: float) -> timedelta:
@@ -21,16 +21,21 @@ def test_without_a_rule_one_reviewer_decides_within_a_day() -> None:
     assert not terms.links
 
 
-def test_the_rule_that_wants_most_people_says_who() -> None:
+def test_what_each_rule_demands_is_demanded() -> None:
     terms = terms_of([Rule("one", users=("ada",), groups=()), Rule("two", groups=("board",), quorum=2)])
-    assert (terms.groups, terms.users, terms.quorum) == (("board",), (), 2)
+    assert terms.demands == (Demand((), ("ada",), 1), Demand(("board",), (), 2))
+    assert (terms.groups, terms.users, terms.quorum) == (("board",), ("ada",), 2)
+
+
+def test_of_two_demands_of_the_same_people_the_larger_one_holds() -> None:
+    rules = [Rule("one", groups=("a", "b")), Rule("two", groups=("b", "a"), quorum=3), DEFAULT]
+    assert terms_of(rules).demands == (Demand(("b", "a"), (), 3), Demand(("reviewer",), (), 1))
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_of_two_that_want_as_many_the_one_of_named_people_says_who(turned: bool) -> None:
-    rules = [DEFAULT, Rule("boss", groups=(), users=("bea",))]
-    terms = terms_of(rules[::-1] if turned else rules)
-    assert (terms.groups, terms.users) == ((), ("bea",))
+def test_the_strictest_rule_says_what_happens_at_the_deadline(turned: bool) -> None:
+    rules = [DEFAULT, Rule("boss", groups=(), users=("bea",), auto_action="return")]
+    assert terms_of(rules[::-1] if turned else rules).auto_action == "return"
 
 
 def test_what_one_rule_forbids_is_forbidden() -> None:
