@@ -153,7 +153,7 @@ def redrive_task(
 ) -> Accepted:
     """Send a dead letter or a cancelled task back: from its last step, from the start, or with another input.
 
-    What it has done outside is not done again, unless you say so.
+    What it has done outside is not done again, unless an operator says so.
     """
     run = _visible_run(request, task_id)
     actor = caller_of(request).actor(request)

@@ -65,8 +65,8 @@ class RedriveRequest(Strict):
     from_: Literal["checkpoint", "start"] = Field("checkpoint", alias="from")
     repeat_effects: bool = Field(
         False,
-        description="Only from the start: do again what the task did outside. Else it is not done twice: its results"
-        " are taken from the record.",
+        description="Only for operators, and only from the start: do again what the task did outside. Else it is not"
+        " done twice: its results are taken from the record.",
     )
     input: Any = Field(
         None,

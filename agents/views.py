@@ -174,6 +174,8 @@ def redrive(request: HttpRequest, task_id: UUID) -> HttpResponse:
     _run(request, task_id)
     start = request.POST.get("from") == "start"
     repeat = request.POST.get("repeat_effects") == "yes"
+    if repeat and not roles.is_operator(request.user):
+        raise PermissionDenied("Only operators have done again what a task did outside.")
     if repeat and not start:
         messages.warning(request, "Not redriven: what it did outside is done again only from the start.")
         return redirect("task", task_id)

@@ -10,6 +10,8 @@ from uuid import UUID
 
 from django.db import transaction
 
+from accounts import roles
+from accounts.problems import Forbidden
 from audit import trail
 from audit.trail import Actor
 from jobs import holds, script, wakeups
@@ -161,10 +163,13 @@ class Redrive(_Action):
                 can be redriven.
             Changed: it was redriven since it was seen.
             UnknownJob: there is no such job.
+            Forbidden: only operators, and Astra itself, repeat effects.
             ValueError: effects are repeated only from the start.
         """
         if self.repeat_effects and self.from_ != "start":
             raise ValueError("Effects are repeated only from the start.")
+        if self.repeat_effects and self.actor.user is not None and not roles.is_operator(self.actor.user):
+            raise Forbidden("Only operators have done again what a task did outside.")
         with transaction.atomic():
             job, state = script.run(self._redrive(job_id))
             self._record("redrive", job, state, from_=self.from_, **self._repeats())

@@ -376,13 +376,17 @@ def test_a_task_that_can_not_be_is_refused_with_its_own_problem(
     assert (answer[0], answer[1]["type"]) == (status, f"/problems/{slug}")
 
 
-def test_effects_are_repeated_only_from_the_start(alice: Caller) -> None:
+def test_effects_are_repeated_only_from_the_start_and_by_operators(alice: Caller, boss: Caller) -> None:
     task_id = alice.submit()
     alice.post(f"{TASKS}/{task_id}/cancel")
-    status, body = alice.post(f"{TASKS}/{task_id}/redrive", {"repeat_effects": True})
+    status, body = boss.post(f"{TASKS}/{task_id}/redrive", {"repeat_effects": True})
     assert (status, body["type"]) == (422, "/problems/bad-input")
     assert "only with" in str(body)
-    assert alice.post(f"{TASKS}/{task_id}/redrive", {"from": "start", "repeat_effects": True})[0] == 202
+    again = {"from": "start", "repeat_effects": True}
+    status, body = alice.post(f"{TASKS}/{task_id}/redrive", again)
+    assert (status, body["type"]) == (403, "/problems/forbidden"), "her own task, and still not hers to repeat"
+    assert alice.get(f"{TASKS}/{task_id}")[1]["status"] == "cancelled"
+    assert boss.post(f"{TASKS}/{task_id}/redrive", again)[0] == 202
     entry = AuditEntry.objects.get(action="job.redrive", target_id=task_id)
     assert entry.after is not None
     assert entry.after["repeat_effects"] is True
@@ -457,6 +461,7 @@ def test_a_list_of_tasks_leaves_their_results_out(alice: Caller) -> None:
     (item,) = alice.get(TASKS)[1]["items"]
     whole = alice.get(item["links"]["self"])[1]
     assert whole.pop("result") == {"text": "long"}
+    assert whole.pop("waiting_for") == []
     assert item == whole
 
 

@@ -8,9 +8,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
+from accounts.problems import Forbidden
 from agents import registry
 from agents.effect_ledger import RunLedger
 from agents.invoke import invoke
@@ -220,6 +222,24 @@ def test_the_page_lists_what_was_done_outside_and_offers_to_do_it_again(notes: P
     assert "with what it did outside done again" in answer.content.decode()
     assert isinstance(carry_on(), Succeeded)
     assert paid(notes) == ["try-2", "try-5", "try-2", "try-5"]
+
+
+def test_whoever_is_no_operator_redrives_their_own_task_without_doing_it_again(notes: Path) -> None:
+    run_id = _started(notes, 2, 5)
+    _failed(run_id)
+    ulla, url = Client(), reverse("task-redrive", args=[run_id])
+    ulla.force_login(User.objects.get(pk=Job.objects.get(pk=run_id).user_id))
+    html = ulla.get(reverse("task", args=[run_id])).content.decode()
+    assert "repeat_effects" not in html
+    assert "What it did outside is not done again<small>Already done: test_fails_first once." in html
+    again = {"from": "start", "repeat_effects": "yes", "generation": "1"}
+    assert ulla.post(url, again).status_code == 403
+    assert Job.objects.get(pk=run_id).generation == 1
+    with pytest.raises(Forbidden):
+        Redrive(Actor(user=person("rita", "reviewer")), from_="start", repeat_effects=True).run(run_id)
+    assert ulla.post(url, {"from": "start", "generation": "1"}).status_code == 302
+    assert isinstance(carry_on(), Succeeded)
+    assert paid(notes) == ["try-2", "try-5", "try-5"], "only what had failed"
 
 
 def test_the_page_of_a_run_that_did_nothing_outside_offers_nothing(olga: Client) -> None:
