@@ -24,6 +24,7 @@ from tests.support import approvals
 from tests.support.approvals import config, fresh, reviewer
 from tests.support.configs import loaded
 from tests.support.people import person
+from tests.support.statements import number_of
 from tests.support.tasks import task
 
 URL = "/approvals/"
@@ -292,7 +293,13 @@ def test_a_cursor_that_is_none_leads_to_the_beginning(client: Client, cursor: st
 @pytest.mark.parametrize(
     "query", [{}, {"tab": "pending"}, {"tab": "decided"}, {"q": "Refund", "claim": "free"}], ids=str
 )
-def test_thirty_requests_cost_as_many_queries_as_one(operator: Client, query: dict[str, str]) -> None:
+def test_thirty_requests_cost_as_many_queries_as_one(
+    operator: Client, query: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One that is given up is asked again elsewhere: here none is, however busy the machine.
+    monkeypatch.setattr("approvals.inbox.COUNT_S", 60.0)
+    monkeypatch.setattr("approvals.badge.COUNT_S", 60.0)
+
     def fill(times: int) -> None:
         for place in range(times):
             asker = person(f"asker-{place}", "user")
@@ -308,9 +315,9 @@ def test_thirty_requests_cost_as_many_queries_as_one(operator: Client, query: di
     fill(30)
     with CaptureQueriesContext(connection) as many:
         assert len(shown(operator, **query)) >= 30
-    assert len(many) == len(few)
+    assert number_of(many) == number_of(few)
     # Session, user, groups; two for what the filters offer; counts and list, each with its time-out; the badge.
-    assert sum("SAVEPOINT" not in query["sql"] and "set_config" not in query["sql"] for query in few) <= 9
+    assert number_of(few) <= 9
 
 
 def test_when_finding_takes_too_long_the_page_says_so(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

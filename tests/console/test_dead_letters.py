@@ -23,6 +23,7 @@ from astra_site.console import dead_letters as page_of
 from jobs import dead_letters
 from jobs.models import Job
 from tests.support.people import person
+from tests.support.statements import number_of
 from tests.support.tasks import PROBLEM, task
 
 URL = "/console/dead-letters/"
@@ -337,7 +338,7 @@ def test_the_pages_ask_as_many_queries_for_many_as_for_one(operator: Client) -> 
     def asked(url: str) -> int:
         with CaptureQueriesContext(connection) as queries:
             assert operator.get(url).status_code == 200
-        return len(queries)
+        return number_of(queries)
 
     for url in urls:
         asked(url)

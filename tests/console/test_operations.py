@@ -31,6 +31,7 @@ from jobs.states import State
 from tests.console.conftest import CONFIG
 from tests.support.configs import load
 from tests.support.people import person
+from tests.support.statements import number_of
 from tests.support.tasks import task
 
 NEW = "/console/operations/new/"
@@ -683,7 +684,7 @@ def test_without_operations_the_list_says_how_to_begin(operator: Client) -> None
 def _queries(client: Client, path: str, **query: str) -> int:
     with CaptureQueriesContext(connection) as asked:
         assert client.get(path, query).status_code == 200
-    return len(asked)
+    return number_of(asked)
 
 
 def test_each_page_asks_as_many_queries_for_many_as_for_few(operator: Client, ulla: User) -> None:

@@ -24,6 +24,7 @@ from jobs.models import BulkOperation, Hold, Job, LaneSample
 from jobs.queries import ALIKE_UP_TO, COUNT_UP_TO, bounded_count, lane_loads
 from jobs.timeline import in_words
 from tests.support.approvals import approval
+from tests.support.statements import number_of
 from tests.support.tasks import PROBLEM, fleet, task
 
 URL = "/console/"
@@ -519,4 +520,4 @@ def test_the_overview_asks_as_many_queries_for_many_rows_as_for_few(operator: Cl
         operator.get(URL)
     assert len(many) == len(few)
     # Each region in a savepoint of its own, with its time-out.
-    assert sum("SAVEPOINT" not in query["sql"] and "set_config" not in query["sql"] for query in few) <= 17
+    assert number_of(few) <= 17
