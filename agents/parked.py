@@ -50,6 +50,10 @@ def _nothing(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
     yield from ()
 
 
+def _nothing_of(run_ids: Sequence[UUID]) -> Script[None]:
+    yield from ()
+
+
 def _no_requests(run_ids: Sequence[UUID]) -> Script[list[Request]]:
     yield from ()
     return []
@@ -84,6 +88,8 @@ class Hooks:
     pending: Callable[[Sequence[UUID]], Script[list[Request]]] = _no_requests
     #: The newest requests of runs, decided or not, oldest first.
     requests: Callable[[Sequence[UUID]], Script[list[Request]]] = _no_requests
+    #: What these runs were about is to be forgotten: take it out of what people were asked.
+    forget: Callable[[Sequence[UUID]], Script[None]] = _nothing_of
     #: Where a person finds those of these requests that they may look at.
     links: Callable[[Any, Sequence[UUID]], Mapping[UUID, str]] = _no_links
 

@@ -28,6 +28,7 @@ class ApprovalsConfig(AppConfig):
         parked.hooks.pending = of_runs.pending
         parked.hooks.requests = of_runs.requests
         parked.hooks.links = of_runs.links
+        parked.hooks.forget = of_runs.forget
         sweeps.register_sweep("approval deadlines", deadlines.sweep, every_s=deadlines.SWEEP_EVERY_S)
         handlers.register_function(notices.HANDLER, notices.deliver, retry=notices.RETRY)
         sweeps.register_sweep("people to tell", notices.sweep, every_s=notices.SWEEP_EVERY_S)

@@ -7,9 +7,12 @@ from typing import Any
 from uuid import UUID
 
 from django.urls import reverse
+from psycopg.types.json import Jsonb
 
 from accounts import roles
 from agents.parked import Request
+from agents.runtime.plain import plain
+from agents.runtime.plans import Plan
 from approvals.models import Approval
 from jobs.script import Row, Script
 
@@ -37,6 +40,22 @@ def requests(run_ids: Sequence[UUID]) -> Script[list[Request]]:
         [list(run_ids), MOST * max(1, len(run_ids))],
     )
     return [_request(row) for row in reversed(rows)]
+
+
+def forget(run_ids: Sequence[UUID]) -> Script[None]:
+    """Take what runs wanted, and what was said of it, out of their requests. Who decided what, and when, stays."""
+    nothing = Jsonb(plain(Plan()))
+    yield (
+        "UPDATE approvals_approval SET title = '(deleted)', reason = '', comment = '', amount_usd = NULL,"
+        " plan = CASE WHEN plan IS NOT NULL THEN %s END, asked_plan = CASE WHEN asked_plan IS NOT NULL THEN %s END"
+        " WHERE run_id = ANY(%s)",
+        [nothing, nothing, list(run_ids)],
+    )
+    yield (
+        "UPDATE approvals_vote SET plan = NULL, comment = '' FROM approvals_approval a"
+        " WHERE a.id = approval_id AND a.run_id = ANY(%s)",
+        [list(run_ids)],
+    )
 
 
 def links(user: Any, ids: Sequence[UUID]) -> Mapping[UUID, str]:

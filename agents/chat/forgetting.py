@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from agents import parked
 from agents.models import Run
 from agents.modes import policy
 from jobs.handlers import Transition
@@ -57,6 +58,10 @@ def forget(runs: Sequence[UUID]) -> Script[None]:
         [given],
     )
     yield "UPDATE agents_score SET reason = '' WHERE run_id = ANY(%s) AND reason <> ''", [given]
+    yield "UPDATE jobs_wait SET result = NULL WHERE job_id = ANY(%s) AND result IS NOT NULL", [given]
+    # That something was done outside, and when, stays.
+    yield "UPDATE agents_effect SET arguments = '{}', result = NULL, note = '' WHERE run_id = ANY(%s)", [given]
+    yield from parked.hooks.forget(given)
 
 
 def is_forgotten(run: Run) -> bool:
