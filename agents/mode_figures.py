@@ -25,7 +25,7 @@ class ModeFigures:
     more: bool
     #: Runs that ended as dead letters.
     failures: int
-    #: From submission to success, seconds; None without a success. A redriven run waited for a person: left out.
+    #: From submission to success, seconds; None without a success. A redriven run waited for a person, a parked one for the world: left out.
     p50_s: float | None
     p95_s: float | None
     #: From the message to the first text of its answer, seconds; None where nothing streamed.
@@ -76,9 +76,9 @@ CROSS JOIN LATERAL (
     SELECT count(*) AS runs,
            count(*) FILTER (WHERE j.state = 'dead') AS failures,
            percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM j.finished_at - j.created_at)::float)
-               FILTER (WHERE j.state = 'succeeded' AND j.generation = 1) AS p50,
+               FILTER (WHERE j.state = 'succeeded' AND j.generation = 1 AND NOT parked.it) AS p50,
            percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM j.finished_at - j.created_at)::float)
-               FILTER (WHERE j.state = 'succeeded' AND j.generation = 1) AS p95,
+               FILTER (WHERE j.state = 'succeeded' AND j.generation = 1 AND NOT parked.it) AS p95,
            percentile_cont(0.5) WITHIN GROUP (ORDER BY r.first_token_ms / 1000.0::float) AS first50,
            percentile_cont(0.95) WITHIN GROUP (ORDER BY r.first_token_ms / 1000.0::float) AS first95,
            sum(r.cost_usd) AS cost, bool_and(r.cost_known) AS cost_known
@@ -87,6 +87,8 @@ CROSS JOIN LATERAL (
         WHERE mode = m.mode AND created_at > now() - interval '{WINDOW_H} hours'
         ORDER BY created_at DESC LIMIT {RUNS_UP_TO + 1}
     ) r JOIN jobs_job j ON j.id = r.job_id
+    -- The time in which it waited for a person or an event is not the agent's.
+    CROSS JOIN LATERAL (SELECT EXISTS (SELECT 1 FROM jobs_wait w WHERE w.job_id = j.id) AS it) parked
 ) f
 CROSS JOIN LATERAL (
     SELECT avg(value) AS score, count(*) AS judged FROM (

@@ -20,7 +20,7 @@ from agents.run_stats import BOUNDS_S
 from astra_site.console.overview import gather
 from astra_site.console.regions import PAGE_S, Regions
 from astra_site.console.verdict import judge
-from jobs.models import BulkOperation, Hold, Job, LaneSample
+from jobs.models import BulkOperation, Hold, Job, LaneSample, Wait
 from jobs.queries import ALIKE_UP_TO, COUNT_UP_TO, bounded_count, lane_loads
 from jobs.timeline import in_words
 from tests.support.approvals import approval
@@ -227,6 +227,14 @@ def test_a_mode_shows_its_runs_failures_percentiles_cost_and_score(db: None) -> 
     assert queue.p95_s == pytest.approx(8.8, abs=0.2)
     assert (queue.cost_usd, queue.cost_known) == (Decimal("2.5"), False)
     assert queue.drift == pytest.approx(0.7 - 0.78)
+
+
+def test_the_time_in_which_a_run_waits_for_people_is_not_the_agents(db: None) -> None:
+    task("succeeded", submitted=timedelta(minutes=5))
+    waited = task("succeeded", submitted=timedelta(hours=9), finished_at=timezone.now())
+    Wait.objects.create(job=waited.job, kind="person", key="k", resolved_at=timezone.now())
+    queue = next(figures for figures in mode_figures() if figures.policy.mode == Mode.QUEUE)
+    assert (queue.runs, queue.p95_s) == (2, pytest.approx(4, abs=0.2))
 
 
 def test_an_answer_may_be_long_but_must_begin_soon(db: None) -> None:
