@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,9 @@ USUAL = frozenset(vars(logging.makeLogRecord({}))) | {
 
 #: Whatever would begin a line of its own, or command a terminal: a message may hold what a stranger wrote.
 ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+
+#: Whoever has the address of a link in a mail may decide by it: what Django says of a request is not to tell it.
+SECRET = re.compile(r"(/approvals/link/)[^/\s'\"?]+")
 
 
 def process_name() -> str:
@@ -43,7 +47,7 @@ class LineFormatter(logging.Formatter):
         line += "".join(f" {key}={_plain(str(value))}" for key, value in extra.items())
         if record.exc_info:
             line += "\n" + indent(self.formatException(record.exc_info), "  ", lambda _: True)
-        return line
+        return SECRET.sub(r"\1…", line)
 
 
 def _plain(value: str) -> str:

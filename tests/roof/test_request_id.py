@@ -83,3 +83,12 @@ def test_a_log_line_shows_the_traceback_below() -> None:
     assert first.endswith("oh")
     assert below[-2:] == ["  ValueError: oh", "  no"]
     assert all(line.startswith("  ") for line in below)
+
+
+@pytest.mark.parametrize("after", ["", "/", "?next=/", "/ is refused"])
+def test_no_log_line_holds_a_link_that_decides(after: str) -> None:
+    record = logging.makeLogRecord({"msg": "Forbidden: %s", "args": (f"/approvals/link/WyIw.MWEx:-_x{after}",)})
+    record.path = f"/approvals/link/WyIw.MWEx:-_x{after}"
+    line = LineFormatter().format(record)
+    assert "WyIw" not in line
+    assert f"Forbidden: /approvals/link/…{after}" in line
