@@ -14,11 +14,18 @@ from jobs.script import Script
 
 
 def of_run(run_id: UUID) -> Script[dict[str, Settled]]:
-    """Return the decided requests of a run, by wait: of each wait the newest. A plan that is none has no hash."""
+    """Return the requests of a run that are decided, by wait. A plan that is none has no hash.
+
+    Of each wait the newest: while that is pending, or if it was dropped, what was decided before it counts no more. Nor
+    does what was decided before the run was sent back to its start: it asks about all of it anew.
+    """
     rows = yield (
-        "SELECT DISTINCT ON (wait_key) id, wait_key, decision, plan FROM approvals_approval"
-        " WHERE run_id = %s AND kind = 'plan' AND state <> 'pending' AND decision <> '' ORDER BY wait_key, id DESC",
-        [run_id],
+        "SELECT id, wait_key, decision, plan FROM (SELECT DISTINCT ON (wait_key) id, wait_key, decision, plan"
+        "   FROM approvals_approval WHERE run_id = %(run)s AND kind = 'plan' AND created_at > coalesce("
+        "     (SELECT max(at) FROM jobs_jobevent WHERE job_id = %(run)s AND kind = 'state' AND reason = 'redriven'"
+        "      AND data ->> 'from' = 'start'), '-infinity')"
+        "   ORDER BY wait_key, id DESC) newest WHERE decision <> ''",
+        {"run": run_id},
     )
     found = {}
     for row in rows:

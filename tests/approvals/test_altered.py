@@ -14,7 +14,7 @@ from approvals.models import Approval
 from audit.models import AuditEntry
 from audit.trail import SYSTEM
 from jobs import script
-from jobs.actions import Redrive
+from jobs.actions import Cancel, Redrive
 from jobs.handlers import Failed, Parked, Succeeded
 from jobs.models import Job, Wait
 from jobs.waits import resolve
@@ -141,6 +141,30 @@ def test_a_decision_from_before_a_redrive_is_none_after_it(notes: Path) -> None:
     _approve(after)
     _of_result(lambda result: result.update(old))(after)
     _refused(after, notes)
+
+
+def test_a_decision_from_before_a_redrive_is_none_while_people_are_asked_anew(notes: Path) -> None:
+    before = _asked(notes, "later.v1")
+    _approve(before)
+    old: Any = Wait.objects.get(job_id=before.run_id, key=before.wait_key).result
+    assert isinstance(carry_on(), Parked)
+    Cancel(SYSTEM).run(before.run_id)
+    Redrive(SYSTEM, from_="start").run(before.run_id)
+    assert isinstance(carry_on(), Parked)
+    after = Approval.objects.get(run=before.run_id, state="pending")
+    script.run(resolve(after.run_id, after.wait_key, old))
+    _refused(after, notes)
+
+
+def test_a_decision_from_before_a_redrive_is_none_before_people_are_asked_anew(notes: Path) -> None:
+    before = _asked(notes, "later.v1")
+    _approve(before)
+    old: Any = Wait.objects.get(job_id=before.run_id, key=before.wait_key).result
+    assert isinstance(carry_on(), Parked)
+    Cancel(SYSTEM).run(before.run_id)
+    Redrive(SYSTEM, from_="start").run(before.run_id)
+    script.run(resolve(before.run_id, before.wait_key, old, kind="person"))
+    _refused(before, notes)
 
 
 def test_a_decision_that_was_altered_in_the_journal_is_refused_before_it_runs(notes: Path) -> None:
