@@ -24,7 +24,7 @@ from approvals.models import Approval, Viewing, Vote
 from approvals.plan_diff import PlanDiff, between
 from approvals.plan_form import PlanForm
 from approvals.plan_words import CallWords, call_of, calls_of, visible
-from approvals.quorum import IN_FAVOUR, demands_of, in_words, missing, shortage
+from approvals.quorum import IN_FAVOUR, counts, demands_of, in_words, missing, shortage
 from approvals.reading import MAX_STEPS, Reader, ReadStep, rows_of, steps_of
 from approvals.run_so_far import RunSoFar
 from approvals.similar import Earlier, earlier_decisions
@@ -117,7 +117,7 @@ class DecisionPage:
         given, calls = self.approval.title, self.plan["calls"]
         if self.call is not None:
             return self.call.title
-        if calls and given == title_of(None, plain(plan_of(self.approval, as_asked=True))["calls"]):
+        if calls and given == title_of(None, plain(plan_of(self.approval))["calls"]):
             more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""
             return f"{calls_of({'calls': calls[:1]})[0].title}{more}"
         return visible(given)
@@ -210,13 +210,15 @@ class DecisionPage:
     def votes(self) -> list[Vote]:
         """What was said, oldest first."""
         found = list(self.approval.votes.defer("plan").select_related("user").order_by("id")[:VOTES])
-        if self.approval.demands:
+        if self.is_pending:
             roles.learn_groups(vote.user for vote in found if vote.user is not None)
         return found
 
     @property
     def counted(self) -> list[Vote]:
-        """The votes for the plan as it stands."""
+        """The votes for the plan as it stands: while it is pending those that count, as `Decide` counts them."""
+        if self.is_pending:
+            return [vote for vote in self.votes if counts(self.approval, vote)]
         now = self.approval.plan_hash
         return [vote for vote in self.votes if not vote.void and vote.plan_hash == now and vote.decision in IN_FAVOUR]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.http import HttpResponse
 from django.test import Client
 
@@ -281,6 +282,18 @@ def test_a_form_that_no_page_made_is_refused_in_words(notes: Path, forged: dict[
     assert told(answer)
     assert fresh(found).state == "pending"
     assert not Vote.objects.exists()
+
+
+def test_a_vote_of_somebody_who_may_not_decide_any_more_is_missing_again(notes: Path) -> None:
+    load(config("quorum: 3"))
+    found = asked(notes, 150)
+    post(browser("rita"), found, decision="approve")
+    post(browser("rolf"), found, decision="approve")
+    address = f"/approvals/{found.pk}/"
+    rolf = browser("rolf")
+    assert "You agreed to this version. 1 more must." in " ".join(rolf.get(address).content.decode().split())
+    User.objects.get(username="rita").groups.clear()
+    assert "You agreed to this version. 2 more must." in " ".join(rolf.get(address).content.decode().split())
 
 
 def test_the_pulse_tells_what_happened_since(notes: Path) -> None:
