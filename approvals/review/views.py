@@ -21,7 +21,8 @@ from agents import queries, registry
 from agents.feedback import AddNote, Grade, NoFeedback, RetireNote, may_note
 from agents.models import AgentNote, Feedback
 from agents.runtime.errors import BadInput
-from approvals.models import Approval, Review
+from approvals.inbox import NOT_LISTED, for_you
+from approvals.models import Review
 from approvals.review.happened import TIMES, happened
 from approvals.review.outputs import BadCursor, one, outputs
 from approvals.review.planning import MOST, Plan, endpoints, tonight
@@ -138,7 +139,7 @@ def done(request: HttpRequest, kind: str) -> HttpResponse:
 def _page(request: HttpRequest, kind: Kind, *, form: Plan | None = None, status: int = 200) -> HttpResponse:
     user = _person(request)
     time = window(kind, user, request.GET)
-    pending = Approval.objects.pending().reviewable_by(user)
+    waiting = for_you(user)
     late = tonight()
     if form is None:
         start = "later" if kind is Kind.EVENING else "now"
@@ -150,8 +151,8 @@ def _page(request: HttpRequest, kind: Kind, *, form: Plan | None = None, status:
         "hours": HOURS,
         "times": TIMES,
         "happened": happened(user, time),
-        "waiting": bounded_count(pending),
-        "first_waiting": list(pending.order_by("sort_at", "id")[:WAITING_SHOWN]),
+        "waiting": bounded_count(waiting),
+        "first_waiting": list(waiting.defer(*NOT_LISTED).order_by("sort_at", "id")[:WAITING_SHOWN]),
         "form": form,
         "endpoints": endpoints(),
         "most": MOST,

@@ -16,7 +16,7 @@ from django.utils import timezone
 from agents.invoke import QueueFull, invoke
 from agents.models import AgentNote, Feedback
 from agents.runtime.errors import BadInput
-from approvals.models import Review
+from approvals.models import Review, Vote
 from approvals.review import planning
 from approvals.review.happened import happened
 from approvals.review.outputs import outputs
@@ -141,6 +141,14 @@ def test_the_morning_page_names_what_waits_what_failed_and_what_finished(site: C
     text = site.get(reverse("approvals-morning")).content.decode()
     assert "1 task finished, 1 failed for good, 1 waits for you." in text
     assert reverse("approval", args=[waiting.pk]) in text
+
+
+def test_what_a_person_has_voted_on_waits_for_others(site: Client, olga: User) -> None:
+    voted = approval(title="Refund 150 USD", quorum=2)
+    Vote.objects.create(approval=voted, user=olga, user_name="olga", decision="approve", plan_hash=voted.plan_hash)
+    text = site.get(reverse("approvals-morning")).content.decode()
+    assert "nothing waits for you." in text
+    assert reverse("approval", args=[voted.pk]) not in text
 
 
 def test_a_page_on_which_nothing_happened_says_so(site: Client) -> None:
