@@ -228,7 +228,7 @@ def test_whoever_is_no_operator_redrives_their_own_task_without_doing_it_again(n
     run_id = _started(notes, 2, 5)
     _failed(run_id)
     ulla, url = Client(), reverse("task-redrive", args=[run_id])
-    ulla.force_login(User.objects.get(pk=Job.objects.get(pk=run_id).user_id))
+    ulla.force_login(User.objects.get(username="user"))
     html = ulla.get(reverse("task", args=[run_id])).content.decode()
     assert "repeat_effects" not in html
     assert "What it did outside is not done again<small>Already done: test_fails_first once." in html
