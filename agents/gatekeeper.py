@@ -71,6 +71,7 @@ class SiteGatekeeper:
             arguments=call.arguments,
             touches=tool.touches,
             undoable=True if not tool.policy.effect else tool.undoable,
+            cost_usd=tool.cost_usd,
         )
 
     def holds(self, decided: Decided) -> bool:

@@ -25,7 +25,8 @@ class ModeFigures:
     more: bool
     #: Runs that ended as dead letters.
     failures: int
-    #: From submission to success, seconds; None without a success. A redriven run waited for a person, a parked one for the world: left out.
+    #: From submission to success, seconds; None without a success.
+    #: A redriven run waited for a person, a parked one for the world: left out.
     p50_s: float | None
     p95_s: float | None
     #: From the message to the first text of its answer, seconds; None where nothing streamed.

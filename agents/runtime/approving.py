@@ -10,7 +10,7 @@ from agents.runtime.effects import Ledger
 from agents.runtime.parking import wait_key
 from agents.runtime.permits import Permits
 from agents.runtime.plain import plain
-from agents.runtime.plans import ChangesRequested, Decided, Gatekeeper, Plan, PlanAltered, Rejected, read
+from agents.runtime.plans import ChangesRequested, Decided, Gatekeeper, Plan, PlanAltered, PlannedCall, Rejected, read
 from agents.runtime.recorder import Done, Recorder
 from agents.runtime.types import ToolCall, ToolResult
 
@@ -36,6 +36,10 @@ class Turn(Protocol):
         """Return those of these calls that need no decision: they have run, and what they came to is known."""
 
 
+def _said_by(call: PlannedCall, name: str) -> bool:
+    return getattr(call, name) not in (None, ())
+
+
 class Approving:
     """What people allowed this run to do.
 
@@ -58,6 +62,7 @@ class Approving:
         """
         given = {"plan": plain(plan), "reason": reason}
         slot = self._recorder.take(branch, name, "wait", given)
+        plan = plan.model_copy(update={"calls": tuple(self._told(call) for call in plan.calls)})
         whys = [
             {"call": call.id, **why}
             for call in plan.calls
@@ -70,6 +75,12 @@ class Approving:
             raise ChangesRequested(_said("Changes were requested", decided), comment=decided.comment)
         self._permits.grant(decided)
         return decided.plan
+
+    def _told(self, call: PlannedCall) -> PlannedCall:
+        """Return a program's call with what the tool says of itself, where the program does not say it."""
+        known = self._gatekeeper.planned(call.as_call())
+        told = {name: getattr(known, name) for name in ("touches", "undoable", "cost_usd") if not _said_by(call, name)}
+        return call.model_copy(update=told)
 
     async def gate(self, branch: Branch, turn: Turn) -> tuple[list[ToolCall], dict[int, ToolResult], dict[int, str]]:
         """Ask about the calls that people must decide on, all at once, before any call of the turn runs.

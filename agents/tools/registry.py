@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -41,6 +42,8 @@ class Tool(Generic[P, R]):
     touches: tuple[str, ...] = ()
     #: Whether what it does can be undone; None where nobody knows.
     undoable: bool | None = None
+    #: What a call costs to run, in USD; None where nobody says.
+    cost_usd: Decimal | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself: no checks, no time limit."""
@@ -76,6 +79,7 @@ def tool(
     effect: bool = ...,
     touches: Sequence[str] = ...,
     undoable: bool | None = ...,
+    cost_usd: Decimal | None = ...,
 ) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
 
 
@@ -92,6 +96,7 @@ def tool(
     effect: bool = False,
     touches: Sequence[str] = (),
     undoable: bool | None = None,
+    cost_usd: Decimal | None = None,
 ) -> Tool[P, R] | Callable[[Callable[P, R]], Tool[P, R]]:
     """Make a function a tool and register it under its name.
 
@@ -110,6 +115,7 @@ def tool(
         effect: It changes something outside the run.
         touches: What it changes, in words for whoever decides on a call.
         undoable: Whether what it does can be undone; None where nobody knows.
+        cost_usd: What a call costs to run, for whoever decides on it; None where nobody says.
 
     Raises:
         TypeError: a parameter has no type hint, or is variadic.
@@ -119,7 +125,7 @@ def tool(
     def register(function: Callable[P, R]) -> Tool[P, R]:
         check(function)
         policy = ToolPolicy(batchable=batchable, idempotent=idempotent, effect=effect, timeout_s=timeout_s)
-        made = Tool(function, name or function.__name__, policy, async_, approval, tuple(touches), undoable)
+        made = Tool(function, name or function.__name__, policy, async_, approval, tuple(touches), undoable, cost_usd)
         known = _tools.get(made.name)
         if known is not None and _place(known.fn) != _place(function):
             raise ValueError(f"there is a tool named {made.name!r} already, in {known.fn.__module__}")

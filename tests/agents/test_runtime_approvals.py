@@ -255,7 +255,12 @@ async def asks_first(ctx: RunContext) -> Any:
 def test_a_programs_plan_is_asked_about_once_and_its_calls_need_no_second_decision() -> None:
     case = Case(asks_first)
     wait = case.asked()
-    assert (wait.data["reason"], wait.data["plan_hash"]) == ("refund over 100 USD", PLAN.hash)
+    assert wait.data["reason"] == "refund over 100 USD"
+    (told,) = wait.data["plan"]["calls"]
+    assert (told["why"], told["touches"]) == ("The customer paid twice.", ["the ledger"]), (
+        "the tool says what it touches"
+    )
+    assert wait.data["plan_hash"] == Plan.model_validate(wait.data["plan"]).hash
     assert wait.data["rules"] == [{"call": "1", "rule": "large", "words": "write over 100"}]
     assert case.decide() == [True]
     assert case.ran == [({"amount": 500}, True)]

@@ -22,6 +22,7 @@ CONTEXT = ToolContext(run_id="r", user_id=7, agent="a", step_key="s", idempotenc
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog.load()  # what is imported for the first time from here on would be gone with this test
     monkeypatch.setattr(registry, "_tools", {})
 
 
