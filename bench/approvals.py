@@ -115,7 +115,7 @@ def _pages(runs: int, *, explain: bool = False) -> dict[str, list[Statements]]:
             ask(clients[who], page)
             found[page.name] = [ask(clients[who], page) for _ in range(runs)]
             took = _ms(found[page.name])
-            _say(f"{took:7.1f} ms for {_number(found[page.name][-1]):2} statements: {page.name}")
+            _say(f"{took:7.1f} ms for {_number(found[page.name]):2} statements: {page.name}")
             if explain and took > LIMIT_MS / 4:
                 explain_slow(found[page.name][-1])
     return found
@@ -125,20 +125,21 @@ def _ms(found: list[Statements]) -> float:
     return statistics.median(each.ms for each in found)
 
 
-def _number(seen: Statements) -> int:
-    return len(seen.took)
+def _number(found: list[Statements]) -> int:
+    """Return how many statements a page needs: now and then one looks, besides, whether a configuration was loaded."""
+    return min(len(each.took) for each in found)
 
 
 def _rows_of_pages(large: dict[str, list[Statements]], small: dict[str, list[Statements]]) -> Iterator[Row]:
     for name, found in large.items():
-        many, few = _number(found[-1]), _number(small[name][-1])
-        if many != few:
+        many, few = _number(found), _number(small[name])
+        if many > few:  # on a busy machine counting is given up now and then, a statement earlier
             raise TooMuch(f"{name}: {many} statements with many requests, {few} with few")
     slowest = sorted(large, key=lambda name: _ms(large[name]), reverse=True)
     if (took := _ms(large[slowest[0]])) > LIMIT_MS:
         raise TooMuch(f"{slowest[0]}: {took:.0f} ms of the database, over {LIMIT_MS:.0f}")
     for name in (f"Inbox of {REVIEWER}", f"Inbox of {OPERATOR}, all pending", slowest[0]):
-        words = f"{name}: {_number(large[name][-1])} statements"
+        words = f"{name}: {_number(large[name])} statements"
         times = [each.ms for each in large[name]]
         yield Row(words, "ms", f"{FEW} requests", times, [each.ms for each in small[name]], more_is_better=False)
     times = [each.ms for each in large[slowest[0]]]

@@ -66,11 +66,11 @@ _TOLD = "UPDATE approvals_approval SET told_at = now()"
 _DECIDED = """
 INSERT INTO approvals_approval (id, kind, run_id, wait_key, requested_by_id, agent, agent_version, endpoint, title,
     reason, rules, asked_plan, plan, plan_hash, flagged, tools, amount_usd, version, state, groups, users, quorum,
-    not_own, links, webhook, created_at, deadline, sort_at, auto_action, escalate_to, decision, decided_at, decided_by,
-    comment)
+    demands, not_own, links, webhook, created_at, deadline, sort_at, auto_action, escalate_to, decision, decided_at,
+    decided_by, comment)
 SELECT uuidv7(t.at - now()), 'plan', a.run_id, 'before ' || n, a.requested_by_id, a.agent, a.agent_version, a.endpoint,
     a.title, a.reason, a.rules, a.asked_plan, a.plan, a.plan_hash, '{{}}', a.tools, a.amount_usd, 1, s.state, a.groups,
-    a.users, a.quorum, false, false, false, t.at, t.at, t.at, 'reject', '',
+    a.users, a.quorum, a.demands, false, false, false, t.at, t.at, t.at, 'reject', '',
     CASE s.state WHEN 'approved' THEN 'approve' WHEN 'superseded' THEN '' ELSE 'reject' END, t.at, '{{rolf}}', ''
 FROM generate_series(1, {decided}) n,
     LATERAL (SELECT now() - make_interval(secs => n * 30) AS at) t,

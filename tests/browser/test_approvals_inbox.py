@@ -257,7 +257,7 @@ PAGES: dict[str, Callable[[User], str]] = {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("width", [320, 768, 1280])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing_and_nothing_sticks_out(browse: Open, rita: User, name: str, width: int, scheme: str) -> None:
     person("rita", roles.OPERATOR)
