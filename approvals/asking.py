@@ -151,7 +151,7 @@ def _values(wait: WaitFor) -> dict[str, Any]:
         "hash": data.get("plan_hash", ""),
         "flagged": [why["call"] for why in whys if any(rule.get("per_step") for rule in why["rules"])],
         "effect": data.get("effect", ""),
-        "tools": list(dict.fromkeys(call["tool"][:MAX_NAME] for call in calls)),
+        "tools": tools_of(calls),
         "amount": amount_of(calls),
         "groups": list(terms.groups if plan or rules else EFFECT_GROUPS),
         "users": list(terms.users),
@@ -179,6 +179,11 @@ def _line(key: str) -> str:
     line, _, _ = key.rpartition("#")
     path, slash, name = line.rpartition("/")
     return f"{path}{slash}{GATED} " if name.startswith(f"{GATED} ") else f"{line}#"
+
+
+def tools_of(calls: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the tools of calls, each once, in order."""
+    return list(dict.fromkeys(call["tool"][:MAX_NAME] for call in calls))
 
 
 def amount_of(calls: Sequence[Mapping[str, Any]]) -> Decimal | None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from agents.gatekeeper import seal
 from agents.runtime.plain import digest, plain
 from agents.runtime.plans import Decided, Decision, Plan
+from approvals.asking import amount_of, title_of, tools_of
 from approvals.changing import changed, tighten, without
 from approvals.comments import comment_of
 from approvals.errors import AlreadyDecided, MayNot, PlanChanged, Undecidable
@@ -136,7 +137,11 @@ class Decide:
             # Others may decide now: they are told.
             approval.told_at = None
         approval.votes.filter(void=False).update(void=True)
-        approval.plan, approval.plan_hash = plain(wanted), wanted.hash
+        plan: dict[str, Any] = plain(wanted)
+        approval.plan, approval.plan_hash = plan, wanted.hash
+        # Whoever reads of it in a list or a message reads of the plan as it stands.
+        approval.title, approval.tools = title_of(plan, plan["calls"]), tools_of(plan["calls"])
+        approval.amount_usd = amount_of(plan["calls"])
         approval.save(update_fields=_CHANGED)
         return new
 
@@ -185,7 +190,7 @@ _OTHER_KIND = {
 #: What a reviewer's changes touch.
 _CHANGED = (
     *("plan", "plan_hash", "flagged", "rules", "groups", "users", "quorum", "demands"),
-    *("not_own", "links", "webhook"),
+    *("title", "tools", "amount_usd", "not_own", "links", "webhook"),
     *("auto_action", "escalate_to", "escalate_at", "told_at"),
 )
 

@@ -66,6 +66,17 @@ def test_what_runs_is_exactly_what_was_approved_with_changes(notes: Path) -> Non
     assert found.plan_hash != approval.plan_hash
 
 
+def test_a_changed_plan_is_told_of_as_it_stands(notes: Path) -> None:
+    load(config("quorum: 2"))
+    approval = asked(notes, 150)
+    Decide(reviewer(), "approve_with_changes", approval.plan_hash, calls=to_pay(notes, 99000)).run(approval.pk)
+    found = fresh(approval)
+    assert found.state == "pending"
+    assert found.amount_usd == 99000
+    assert "$99,000.00" in found.title
+    assert "150" not in found.title
+
+
 def test_a_rejected_call_is_told_to_the_agent(notes: Path) -> None:
     approval = asked(notes, 150, 20)
     Decide(reviewer(), "reject", approval.plan_hash, "too much").run(approval.pk)
