@@ -101,7 +101,9 @@ class AddNote:
         if not text:
             raise NoFeedback("Write what the agent should heed.")
         with transaction.atomic():
-            version = AgentVersion.objects.select_for_update().filter(name=agent).order_by("-version").first()
+            version = (
+                AgentVersion.objects.select_for_update(no_key=True).filter(name=agent).order_by("-version").first()
+            )
             if version is None:
                 raise NoFeedback(f"There is no agent {agent!r}.")
             standing = AgentNote.objects.filter(agent=agent, retired_at=None)

@@ -159,13 +159,14 @@ def _read(claim: Claim) -> Script[Row]:
     rows = yield (
         "SELECT r.input, r.budget, r.seed, r.mode, r.journal_epoch, r.user_id, r.created_at,"
         " v.name, v.version, v.definition, e.name AS endpoint, e.definition AS endpoint_definition,"
-        " loaded.tools, loaded.prices, loaded.approvals,"
+        " loaded.id AS load_id, loaded.tools, loaded.prices, loaded.approvals,"
         " v.first_succeeded_at IS NULL AS first_run, r.effects_epoch,"
         f" {NOTES_OF_RUN} AS notes,"
         " lost_input_tokens, lost_output_tokens, lost_usd, parked_s"
         " FROM agents_run r JOIN agents_agentversion v ON v.id = r.agent_id"
         " JOIN agents_endpoint e ON e.id = r.endpoint_id"
-        " LEFT JOIN (SELECT tools, prices, approvals FROM agents_configload ORDER BY id DESC LIMIT 1) loaded ON true"
+        " LEFT JOIN (SELECT id, tools, prices, approvals FROM agents_configload ORDER BY id DESC LIMIT 1) loaded"
+        "   ON true"
         # Failed steps are in no journal; what they cost since the last redrive is in their events.
         " LEFT JOIN LATERAL (SELECT sum((data ->> 'input_tokens')::bigint)::bigint AS lost_input_tokens,"
         "   sum((data ->> 'output_tokens')::bigint)::bigint AS lost_output_tokens,"
@@ -211,9 +212,21 @@ def _tell_of_altered(run_id: UUID, problem: dict[str, Any]) -> Script[None]:
 
 
 def _gatekeeper(claim: Claim, row: Row, toolbox: LocalToolBox, settled: Mapping[str, Settled]) -> SiteGatekeeper:
-    rules = Rules(tuple(Rule.from_json(kept) for kept in row["approvals"] or ()))
     where = Situation(row["name"], row["endpoint"], row["mode"], first_run_of_version=row["first_run"])
-    return SiteGatekeeper(str(claim.job_id), rules, where, toolbox, settled)
+    return SiteGatekeeper(str(claim.job_id), _rules(row["load_id"], row["approvals"] or []), where, toolbox, settled)
+
+
+def _rules(load_id: int | None, kept: list[dict[str, Any]]) -> Rules:
+    """Return the rules of a load. Every claim asks, so those that were read last are kept."""
+    known = _read_last[0]
+    if known[0] != load_id or known[1] != kept:
+        known = load_id, kept, Rules(tuple(Rule.from_json(rule) for rule in kept))
+        _read_last[0] = known
+    return known[2]
+
+
+#: A load, its rules as it has them, and as they are.
+_read_last: list[tuple[int | None, list[dict[str, Any]], Rules]] = [(None, [], Rules())]
 
 
 def _lost(row: Row) -> Usage:
