@@ -386,7 +386,8 @@ def test_the_queries_of_a_conversation_do_not_grow_with_it(client: Client, ulla:
             step(reply.run, "look", kind="tool", key=f"look#{number}")
     html(client, f"/chat/{short.pk}/")
     few, many = _queries(client, f"/chat/{short.pk}/"), _queries(client, f"/chat/{long.pk}/")
-    assert many == few <= 12
+    # Five of them are the number beside Approvals: a count with a time-out.
+    assert many == few <= 13
 
 
 def test_the_queries_of_the_list_do_not_grow_with_it(client: Client, ulla: User) -> None:
