@@ -104,7 +104,7 @@ def _waiting(row: Row, request: Request | None) -> Waiting:
     return Waiting(
         run_id=row["job_id"],
         kind=row["kind"],
-        words=f"Waits for {request.who}: {request.title}",
+        words=f"Waits for {request.who}: {request.title.rstrip('.')}",
         since=request.asked_at,
         until=request.deadline,
         otherwise=request.otherwise,

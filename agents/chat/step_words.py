@@ -114,6 +114,14 @@ def _cut(text: str) -> str:
     return line if len(line) <= _LONG else f"{line[: _LONG - 1]}…"
 
 
+_DECIDED: Mapping[str, str] = {
+    "approve": "Approved",
+    "approve_with_changes": "Approved with changes",
+    "request_changes": "Changes requested",
+    "reject": "Rejected",
+}
+
+
 def is_decision(output: Any) -> TypeGuard[Mapping[str, Any]]:
     """Tell whether a wait's output is what people decided."""
     return isinstance(output, Mapping) and {"approval_id", "decision"} <= set(output)
@@ -128,7 +136,8 @@ def decision_of(output: Mapping[str, Any]) -> dict[str, Any]:
 def decision_words(output: Mapping[str, Any]) -> str:
     """Say what people decided, and who: "Approved by rita: looks right"."""
     by = ", ".join(str(name) for name in output.get("by") or ())
-    said = str(output["decision"]).replace("_", " ").capitalize() + (f" by {by}" if by else "")
+    decision = str(output["decision"])
+    said = _DECIDED.get(decision, decision.replace("_", " ").capitalize()) + (f" by {by}" if by else "")
     comment = _cut(str(output.get("comment") or ""))
     return f"{said}: {comment}" if comment else said
 

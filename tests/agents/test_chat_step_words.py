@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agents.chat.step_words import arguments_of, result_of, words
+from agents.chat.step_words import arguments_of, decision_words, result_of, words
 
 URL = {"url": "https://docs.example.com:8080/a?b=c"}
 
@@ -67,3 +67,16 @@ def test_what_a_person_opens_is_the_call_and_its_result_without_the_journals_wra
     assert result_of(came({"a": 1})) == {"a": 1}
     assert result_of(came("Too slow", ok=False)) == {"error": "timeout", "message": "Too slow"}
     assert result_of("a step's own") == "a step's own"
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ({"decision": "approve", "by": ["rita"]}, "Approved by rita"),
+        ({"decision": "approve_with_changes", "by": ["rita", "ralf"]}, "Approved with changes by rita, ralf"),
+        ({"decision": "request_changes", "by": ["rita"], "comment": "Half"}, "Changes requested by rita: Half"),
+        ({"decision": "reject", "by": [], "comment": "Nobody decided"}, "Rejected: Nobody decided"),
+    ],
+)
+def test_a_decision_is_told_as_something_that_was_done(output: Any, told: str) -> None:
+    assert decision_words({"approval_id": "1", **output}) == told
