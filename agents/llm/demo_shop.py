@@ -78,6 +78,9 @@ def _refund(call: ToolCall, result: ToolResult) -> str:
     if not result.ok:
         return f"I did not refund order {order}: no money went out.\n\n> {_line(result.content)}"
     content = result.content
+    if not (isinstance(content, dict) and {"amount_usd", "order_id", "refund", "left_usd"} <= content.keys()):
+        # Nobody knew how the call had ended, and a person found out: theirs are other words than the tool's.
+        return f"The refund of order {order} was made, as a person found out.\n\n> {_line(content)}"
     said = (
         f"I refunded **{_usd(content['amount_usd'])}** of order {content['order_id']} (refund {content['refund']}). "
         f"{_usd(content['left_usd'])} remain of what was paid."

@@ -74,6 +74,8 @@ class Facts:
             if order and amount is not None:
                 self.refunded.setdefault(order, []).append(amount)
                 self.told.append(f"{amount:.2f} USD of order {order} was refunded (refund {content.get('refund')}).")
+            else:
+                self._found_out(call, result.content)
         elif call.tool == "refund":
             self.told.append(f"{_asked(call)} was not refunded. {_ended(result.content)}")
         elif call.tool == "order_lookup" and content.get("refunds"):
@@ -85,6 +87,13 @@ class Facts:
         chosen = [self.refunded.get(order, []) for order in orders] if orders else list(self.refunded.values())
         sums = [sum(refunds, Decimal(0)) for refunds in chosen]
         return {amount for refunds in chosen for amount in refunds} | {*sums, sum(sums, Decimal(0))}
+
+    def _found_out(self, call: ToolCall, content: Any) -> None:
+        """Take down a refund of which a person said that it was made: no amount is known but those that they name."""
+        words = str(content)
+        for order in orders_in(words) or orders_in(str(call.arguments.get("order_id", ""))):
+            self.refunded.setdefault(order, []).extend(amounts_in(words))
+            self.told.append(f"Order {order} was refunded, as a person found out. {_ended(content)}".rstrip())
 
     def _name(self, value: Any) -> None:
         if isinstance(value, dict):

@@ -44,6 +44,11 @@ async def refunds(ctx: RunContext) -> dict[str, Any]:
         made += [
             {key: result.content[key] for key in ("order_id", "amount_usd", "refund")}
             for result in results
-            if result.ok and result.tool == "refund" and isinstance(result.content, dict)
+            if result.ok and result.tool == "refund" and _says_what(result.content)
         ]
         messages = [*messages, reply.as_message(), Message(role="tool", results=results)]
+
+
+def _says_what(content: Any) -> bool:
+    """Tell whether a result is the tool's own; where a person said how a call ended, it may be any words."""
+    return isinstance(content, dict) and {"order_id", "amount_usd", "refund"} <= content.keys()

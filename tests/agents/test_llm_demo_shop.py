@@ -84,6 +84,21 @@ def test_a_refund_is_asked_for_once_in_a_run() -> None:
     assert reply.text.startswith("I did not refund order A-1001: no money went out.")
 
 
+def test_a_refund_that_a_person_found_out_about_is_told_in_their_words() -> None:
+    call = ToolCall(id="r", tool="refund", arguments={"order_id": "A-1001", "amount_usd": 117, "reason": "x"})
+    for content, told in (("The books show it.", "The books show it."), ({"seen": True}, "seen")):
+        result = Message(role="tool", results=(ToolResult(call_id="r", tool="refund", content=content),))
+        said = answer(
+            ask(
+                user("Refund order A-1001, 117 USD"),
+                *looked_up("A-1001", 180),
+                Message(role="assistant", calls=(call,)),
+                result,
+            )
+        )
+        assert "The refund of order A-1001 was made, as a person found out." in said.text and told in said.text
+
+
 def test_a_reason_is_never_empty() -> None:
     assert reason("A-1001") == "The customer asked for it."
 

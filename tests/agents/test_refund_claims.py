@@ -117,3 +117,20 @@ def test_what_stands_in_its_place_says_what_each_call_came_to() -> None:
         "- 150.00 USD of order A-1001 was refunded (refund 7).\n"
         "- 150.00 USD of order A-1001 was not refunded. A person rejected this call by rita: no photograph."
     )
+
+
+def test_a_refund_that_a_person_found_out_about_may_be_told_with_no_amount_but_theirs() -> None:
+    def found_out(words: Any) -> Facts:
+        known = Facts()
+        known.hear("Refund order A-1001, 150 USD, it arrived broken.")
+        known.learn(
+            ToolCall(id="1", tool="refund", arguments=ASKED), ToolResult(call_id="1", tool="refund", content=words)
+        )
+        return known
+
+    vague, exact = found_out("The books show it."), found_out("The books show 150 USD.")
+    assert judge("The refund of order A-1001 was made, as a person found out.", vague).ok
+    assert not judge("I have refunded 150 USD of order A-1001.", vague).ok
+    assert judge("I have refunded 150 USD of order A-1001.", exact).ok
+    assert not judge("I have refunded 150 USD of order A-1002.", exact).ok
+    assert "The books show it." in vague.safe_text()
