@@ -12,7 +12,7 @@ from django.db import transaction
 from approvals import notices
 from approvals.comments import comment_of
 from approvals.errors import Undecidable
-from approvals.locking import holder, locked, refuse_claimed, refuse_decided, refuse_others, why_not
+from approvals.locking import holder, locked, refuse_claimed, refuse_decided, refuse_others
 from approvals.models import Approval
 from approvals.quorum import demand, demands_of, is_of
 from approvals.terms import Demand
@@ -86,7 +86,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Delegate:
-    """Let somebody else decide as well, and hand them the claim. They are told of it."""
+    """Let somebody decide in one's place, and hand them the claim. They are told of it. Both votes count as one."""
 
     actor: Actor
     #: A user name.
@@ -115,10 +115,14 @@ class Delegate:
                 raise Undecidable("It is yours to decide already.")
             if approval.not_own and approval.requested_by_id == to.pk:
                 raise Undecidable(f"{to.username} asked for this, so {to.username} may not decide on it.")
-            if why_not(approval, to):
-                demand(approval, [_with(one, user, to.username) for one in demands_of(approval)])
+            demands = demands_of(approval)
+            wider = [_with(one, user, to) for one in demands]
+            if wider != list(demands):
+                demand(approval, wider)
+                # Else a quorum would be met by one person and whomever they name.
+                approval.delegated = {**approval.delegated, to.username: user.username}
             approval.claimed_by, approval.claimed_until = to, approval.locked_at + LEASE
-            approval.save(update_fields=["users", "demands", "claimed_by", "claimed_until"])
+            approval.save(update_fields=["users", "demands", "delegated", "claimed_by", "claimed_until"])
             notices.tell_delegate(approval, to, user.username)
             trail.record(
                 self.actor,
@@ -131,6 +135,10 @@ class Delegate:
         return approval
 
 
-def _with(demand: Demand, giver: User, name: str) -> Demand:
+def _with(demand: Demand, giver: User, to: User) -> Demand:
     """Return a demand that somebody may meet as well, if it is the giver's own to meet."""
-    return replace(demand, users=(*demand.users, name)) if is_of(demand, giver) else demand
+    return (
+        replace(demand, users=(*demand.users, to.username))
+        if is_of(demand, giver) and not is_of(demand, to)
+        else demand
+    )

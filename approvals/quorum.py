@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from django.contrib.auth.models import User
+
 from approvals.locking import why_not
 from approvals.models import Approval, Vote
 from approvals.models.approval import Person, groups_of
@@ -47,9 +49,22 @@ def is_of(demand: Demand, user: Person) -> bool:
 def missing(approval: Approval, votes: Sequence[Vote]) -> int:
     """Return how many more must agree, at least, if these votes count: as many as one of the demands lacks at most."""
     if not approval.demands:
-        return max(0, approval.quorum - len(votes))
+        return max(0, approval.quorum - len({principal(approval, vote.user_name) for vote in votes}))
     voters = [vote.user for vote in votes if vote.user is not None]
-    return max(0, *(one.quorum - sum(is_of(one, voter) for voter in voters) for one in demands_of(approval)))
+    return max(0, *(one.quorum - len(_standing_for(approval, one, voters)) for one in demands_of(approval)))
+
+
+def _standing_for(approval: Approval, demand: Demand, voters: Sequence[User]) -> set[str]:
+    return {principal(approval, voter.username) for voter in voters if is_of(demand, voter)}
+
+
+def principal(approval: Approval, name: str) -> str:
+    """Return in whose place somebody decides: their own, unless it was delegated to them. Both have one vote."""
+    seen = {name}
+    while (giver := approval.delegated.get(name)) is not None and giver not in seen:
+        seen.add(giver)
+        name = giver
+    return name
 
 
 def in_words(demands: Sequence[Demand]) -> str:
@@ -110,8 +125,7 @@ def shortage(approval: Approval) -> str:
             )
         )
         if found < demand.quorum:
-            delegate = " A reviewer who can may delegate it." if found else ""
-            return f"{_too_few(found, demand.quorum)} can. An admin puts people into their groups.{delegate}"
+            return f"{_too_few(found, demand.quorum)} can. An admin puts people into their groups."
     return ""
 
 

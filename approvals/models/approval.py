@@ -103,6 +103,9 @@ class Approval(models.Model):
         default=list,
         help_text="So many of these groups and users each, where several rules ask.",
     )
+    delegated: Any = models.JSONField(
+        default=dict, help_text="Who decides in whose place, by name: their votes count as one."
+    )
     not_own = models.BooleanField(default=False, help_text="Nobody approves what they asked for themselves.")
     links = models.BooleanField(default=False, help_text="A signed one-time link may decide.")
     webhook = models.BooleanField(default=False, help_text="A signed webhook may decide.")

@@ -194,6 +194,19 @@ def test_a_delegate_stands_in_for_nobody_but_who_delegated(notes: Path) -> None:
     assert fresh(approval).state == "pending"
 
 
+def test_nobody_meets_a_quorum_with_whom_they_delegate_to(notes: Path) -> None:
+    load(config("quorum: 2"))
+    approval = asked(notes, 2000)
+    for giver, name in (("rita", "sock"), ("sock", "puppet")):
+        person(name)
+        Delegate(reviewer(giver, *(["reviewer"] if giver == "rita" else ["user"])), name).run(approval.pk)
+    Approval.objects.update(claimed_by=None, claimed_until=None)
+    for name in ("sock", "puppet"):
+        assert Decide(reviewer(name, "user"), "approve", approval.plan_hash).run(approval.pk).missing == 1
+    assert Decide(reviewer("rita"), "approve", approval.plan_hash).run(approval.pk).missing == 1
+    assert Decide(reviewer("rolf"), "approve", approval.plan_hash).run(approval.pk).missing == 0
+
+
 def test_somebody_of_two_groups_counts_for_both(notes: Path) -> None:
     load(config(more="  - {name: both, when: {tool: test_pay}, group: operator}\n"))
     approval = asked(notes, 150)
@@ -299,8 +312,19 @@ def test_a_vote_of_somebody_it_was_delegated_to_counts(notes: Path) -> None:
     person("ulla", "user")
     Delegate(reviewer("rita"), "ulla").run(approval.pk)
     Decide(reviewer("ulla", "user"), "approve", approval.plan_hash).run(approval.pk)
-    Decide(reviewer("rita"), "approve", approval.plan_hash).run(approval.pk)
-    assert fresh(approval).decided_by == ["ulla", "rita"]
+    Decide(reviewer("rolf"), "approve", approval.plan_hash).run(approval.pk)
+    assert fresh(approval).decided_by == ["ulla", "rolf"]
+
+
+def test_somebody_of_one_demand_can_stand_in_for_another(notes: Path) -> None:
+    load(config(more=BOARD))
+    approval = asked(notes, 5000)
+    for name, role in (("fay", "finance"), ("rita", "reviewer")):
+        Decide(reviewer(name, role), "approve", approval.plan_hash).run(approval.pk)
+    person("bea")
+    Delegate(reviewer("fred", "finance"), "bea").run(approval.pk)
+    Decide(reviewer("bea", "user"), "approve", approval.plan_hash).run(approval.pk)
+    assert fresh(approval).decided_by == ["fay", "rita", "bea"]
 
 
 def test_a_rule_of_named_users_lets_nobody_else_decide(notes: Path) -> None:
