@@ -241,7 +241,7 @@ class DecisionPage:
     @property
     def completes(self) -> bool:
         """Whether this person's vote is the one that is missing."""
-        return missing(self.approval, [*self.counted, Vote(user=self.user)]) == 0
+        return missing(self.approval, [*self.counted, Vote(user=self.user, user_name=self.user.get_username())]) == 0
 
     @property
     def has_voted(self) -> bool:
