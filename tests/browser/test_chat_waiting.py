@@ -56,7 +56,7 @@ def parked(conversation: Conversation) -> tuple[Message, Approval]:
     message = answer(conversation, "One moment.", state="running", seq=5)
     assert message.run is not None
     payload = {"conversation": str(conversation.pk), "message": str(message.pk)}
-    Job.objects.filter(pk=message.run_id).update(state="waiting", worker=None, payload=payload)
+    Job.objects.filter(pk=message.run.pk).update(state="waiting", worker=None, payload=payload)
     return message, approval(run=message.run, requested_by=conversation.user)
 
 
@@ -202,6 +202,7 @@ def test_without_a_script_the_page_looks_again_now_and_then_and_stops_it_by_a_fo
     expect(page.locator("[data-parked]")).to_contain_text(WORDS)
     page.get_by_role("button", name="Stop").click()
     expect(page.locator(".reply-end")).to_contain_text("Stopped")
-    assert Job.objects.get(pk=message.run_id).state == "cancelled"
+    assert message.run is not None
+    assert Job.objects.get(pk=message.run.pk).state == "cancelled"
     asked.refresh_from_db()
     assert asked.state == "superseded"

@@ -304,7 +304,7 @@ def test_deleting_a_user_says_what_goes_and_what_stays(root: Client, ulla: User)
     run.refresh_from_db()
     assert (run.user, run.output) == (None, {"text": "an answer"})
     assert not Conversation.objects.exists()
-    assert list(Vote.objects.values_list("user", "user_name")) == [(None, "ulla")] * 2
+    assert [(vote.user, vote.user_name) for vote in Vote.objects.all()] == [(None, "ulla")] * 2
     assert AuditEntry.objects.get(action="user.delete").target_id == str(ulla.pk)
 
 
