@@ -49,7 +49,10 @@ def ask(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
             " %(reason)s, %(rules)s, %(plan)s, %(plan)s, %(hash)s, %(flagged)s,"
             " (SELECT id FROM agents_effect WHERE key = %(effect)s), %(tools)s, %(amount)s,"
             " coalesce(before.version, 0) + 1, before.id, 'pending', %(groups)s, %(users)s, %(quorum)s, %(demands)s,"
-            " '{}', %(not_own)s, %(links)s, %(webhook)s, now() + make_interval(secs => %(deadline_s)s),"
+            # What became of a call is not for whoever might not have decided on it either.
+            " '{}', %(not_own)s OR coalesce((SELECT let.not_own FROM agents_effect e2"
+            "   JOIN approvals_approval let ON let.id = e2.approval_id WHERE e2.key = %(effect)s), false),"
+            " %(links)s, %(webhook)s, now() + make_interval(secs => %(deadline_s)s),"
             " now() + make_interval(secs => coalesce(%(deadline_s)s, 0)), %(auto)s,"
             " now() + make_interval(secs => %(remind_s)s), now() + make_interval(secs => %(escalate_s)s), %(to)s,"
             " '{}', '', ''"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agents import parked
 from agents.invoke import invoke
-from agents.models import Run
+from agents.models import Effect, Run
 from agents.runtime.plain import plain
 from agents.runtime.plans import Plan, PlannedCall
 from approvals.asking import amount_of, ask, supersede, title_of
@@ -28,7 +28,7 @@ from jobs import script
 from jobs.actions import Cancel, Redrive
 from jobs.handlers import Parked, Succeeded, WaitFor
 from jobs.models import Job, Wait
-from tests.support.approvals import asked, carry_on, config, fresh, paid, reviewer
+from tests.support.approvals import approval, asked, carry_on, config, fresh, paid, reviewer
 from tests.support.configs import load, loaded
 from tests.support.people import person
 
@@ -283,3 +283,24 @@ def test_a_decided_request_that_goes_with_its_run_was_not_superseded(notes: Path
     Decide(reviewer(), "reject", approval.plan_hash, "no").run(approval.pk)
     Run.objects.get(pk=approval.run_id).delete()
     assert story(approval) == ["request", "vote", "decide"]
+
+
+# --- What became of a call ------------------------------------------------------------------------------------------
+
+
+def test_whoever_might_not_decide_on_a_call_does_not_say_what_became_of_it_either() -> None:
+    let = approval(state="approved", endpoint="pay.v1", not_own=True)
+    Effect.objects.create(
+        run=let.run,
+        key="k",
+        step_key="refund#1",
+        tool="refund",
+        arguments={},
+        idempotent=False,
+        state="started",
+        fence=1,
+        approval_id=let.pk,
+    )
+    data = {"effect": "k", "tool": "refund", "arguments": {}}
+    script.run(ask(let.run_id, [WaitFor("person", "effect:k:1", None, data)]))
+    assert Approval.objects.get(kind="effect").not_own
