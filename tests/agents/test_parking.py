@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,17 @@ from uuid import UUID
 import pytest
 from django.db.models import F
 
-from agents import handler, registry
 from agents.invoke import invoke
 from agents.models import Run
 from audit.trail import SYSTEM
-from jobs import lanes, script
+from jobs import script
 from jobs.actions import Cancel, Redrive
-from jobs.claim import claim, finish
-from jobs.handlers import Outcome, Parked, Succeeded
+from jobs.handlers import Parked, Succeeded
 from jobs.models import Job, JobEvent, Wait
-from jobs.pool import close_pool
 from jobs.reconcile import Reconciler
 from jobs.waits import resolve
-from tests.jobs.drive import pass_time, worker
+from tests.jobs.drive import pass_time
+from tests.support.approvals import carry_on
 from tests.support.configs import loaded
 from tests.support.people import person
 
@@ -49,22 +46,6 @@ def parked(notes: Path) -> UUID:
     run_id = invoke("wait.v1", {"file": str(notes)}, user=person("user"), actor=SYSTEM).run_id
     assert isinstance(carry_on(), Parked)
     return run_id
-
-
-def carry_on() -> Outcome:
-    """Claim the job that is queued, run it, and write what became of it."""
-    found = script.run(claim(worker(can=registry.capabilities()), lanes.QUEUE))
-    assert found is not None
-
-    async def run() -> Outcome:
-        try:
-            return await handler.RunHandler().run(found)
-        finally:
-            await close_pool()
-
-    outcome = asyncio.run(run())
-    assert script.run(finish(found, outcome))
-    return outcome
 
 
 def job(run_id: UUID) -> Job:
