@@ -17,7 +17,7 @@ from agents.runtime.failures import as_run_error
 from agents.runtime.parallel import settle
 from agents.runtime.parking import Parking
 from agents.runtime.plain import digest, plain
-from agents.runtime.ports import ToolBox, ToolContext, ToolPolicy, Waiting
+from agents.runtime.ports import UNTOLD, ToolBox, ToolContext, ToolPolicy, Waiting
 from agents.runtime.recorder import Done, Recorder, problem
 from agents.runtime.types import AgentSpec, ToolCall, ToolResult
 
@@ -227,11 +227,12 @@ class Caller:
         if found.state == "interrupted":
             raise EffectUnknown(f"{call.tool} was begun before: nobody knows whether it took effect.")
         result = await self._toolbox.call(call, context)
-        # Out of time: it may have happened all the same. Repeating it is for a person to decide, unless it is harmless.
-        known = policy.idempotent or result.error != "timeout"
+        # Out of time, or broken: it may have happened all the same. Unless repeating it is harmless a person decides.
+        known = policy.idempotent or result.ok or result.error not in UNTOLD
         await self._recorder.told(self._ledger.end(key, self._outcome(pending, result), known=known))
         if not known:
-            raise EffectUnknown(f"{call.tool} did not answer in time: nobody knows whether it took effect.")
+            befell = "did not answer in time" if result.error == "timeout" else "broke"
+            raise EffectUnknown(f"{call.tool} {befell}: nobody knows whether it took effect.")
         return result
 
     async def _settle_unknown(self, missing: Sequence[_Pending]) -> None:

@@ -36,8 +36,8 @@ class Used:
 class Ledger(Protocol):
     """Where effects are kept. A stale owner may not begin one, but may still tell how one that it began ended.
 
-    A tool that answers, or raises, has told how the call ended: a failure that it tells of is known, and is taken to
-    have changed nothing. One that did not answer in time, or whose process died, has not told.
+    A tool that answers, or refuses, has told how the call ended: a failure that it tells of is known, and is taken to
+    have changed nothing. One that did not answer in time, that raised anything else, or whose process died, has not.
     """
 
     @property

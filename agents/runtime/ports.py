@@ -140,6 +140,11 @@ class ToolContext:
     approval_id: str = ""
 
 
+#: Errors of a result that are not the tool's own word on a call: it took too long, or raised what it did not mean to.
+#: Whether it took effect is open. Any other error says that nothing was done.
+UNTOLD = frozenset({"timeout", "failed"})
+
+
 class ToolBox(Protocol):
     """The tools an agent may use."""
 
@@ -150,7 +155,10 @@ class ToolBox(Protocol):
         """Return how the tool is run."""
 
     async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
-        """Run one call to its end. Bad arguments, time-outs and failures are results (``ok=False``), not exceptions."""
+        """Run one call to its end. Bad arguments, time-outs and failures are results (``ok=False``), not exceptions.
+
+        The error of a result is one of `UNTOLD` if the tool itself has not said how the call ended.
+        """
 
 
 #: Stands between the parts of an answer that were written in different turns.

@@ -17,9 +17,11 @@ R = TypeVar("R")
 
 
 class Refused(Exception):
-    """A tool will not or cannot do what it was asked, for a reason that the model should read.
+    """A tool will not or cannot do what it was asked, for a reason that the model should read. Nothing was done.
 
-    ``slug`` is stable and becomes the result's ``error``; the message becomes its content.
+    ``slug`` is stable and becomes the result's ``error``; the message becomes its content. A tool with effects that is
+    not idempotent uses any but ``timeout`` and ``failed``: these leave open whether the call took effect, as every other
+    exception does, and a person is asked.
     """
 
     def __init__(self, slug: str, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from agents.runtime.parking import RunParked
 from agents.runtime.plain import plain
 from agents.runtime.ports import Superseded, ToolContext, ToolPolicy, Waiting
 from agents.runtime.types import ToolCall, ToolResult
+from agents.tools.registry import Refused, Tool
+from agents.tools.toolbox import LocalToolBox
 from tests.support.scripted import JsonJournal, ScriptedTools, call, go
 from tests.support.virtual_time import run
 
@@ -132,9 +135,10 @@ def test_a_person_gives_it_up_and_the_model_reads_so() -> None:
     assert len(case.paid) == 1
 
 
-def test_a_call_that_ran_out_of_time_may_have_happened() -> None:
+@pytest.mark.parametrize("error", ["timeout", "failed"])
+def test_a_call_that_ran_out_of_time_or_broke_may_have_happened(error: str) -> None:
     case = Case()
-    case.answer = ToolResult(call_id="c1", tool="write", ok=False, error="timeout", content="too late")
+    case.answer = ToolResult(call_id="c1", tool="write", ok=False, error=error, content="who knows")
     wait = case.asked()
     assert wait.key.endswith(":1")
     assert [record.key for record in case.journal.failures] == ["write#1"]
@@ -183,11 +187,11 @@ def test_nothing_that_comes_after_an_unknown_call_runs_before_somebody_has_said_
 
 def test_a_failure_that_the_tool_told_of_is_known() -> None:
     case = Case()
-    case.answer = ToolResult(call_id="c1", tool="write", ok=False, error="failed", content="no such account")
-    assert case.go() == [False, "failed", "no such account"]
+    case.answer = ToolResult(call_id="c1", tool="write", ok=False, error="no-such-account", content="None.")
+    assert case.go() == [False, "no-such-account", "None."]
     (effect,) = case.ledger.effects.values()
     assert (effect.state, effect.result["ok"]) == ("done", False)
-    assert case.go() == [False, "failed", "no such account"]
+    assert case.go() == [False, "no-such-account", "None."]
     assert len(case.paid) == 1
 
 
@@ -223,10 +227,74 @@ def test_what_a_call_came_to_is_told_even_when_the_run_is_cut_off_meanwhile() ->
     assert effect.state == "done"
 
 
-def test_an_idempotent_call_that_ran_out_of_time_is_a_result_as_ever() -> None:
+@pytest.mark.parametrize("error", ["timeout", "failed"])
+def test_an_idempotent_call_that_ran_out_of_time_or_broke_is_a_result_as_ever(error: str) -> None:
     case = Case(PUT)
-    case.answer = ToolResult(call_id="c1", tool="write", ok=False, error="timeout", content="too late")
-    assert case.go() == [False, "timeout", "too late"]
+    case.answer = ToolResult(call_id="c1", tool="write", ok=False, error=error, content="who knows")
+    assert case.go() == [False, error, "who knows"]
+
+
+def _hangs_up() -> None:
+    raise ConnectionResetError
+
+
+def _loses_patience() -> None:
+    raise TimeoutError("of its own")
+
+
+def _answers_what_is_no_json() -> Any:
+    loop: list[Any] = []
+    loop.append(loop)
+    return loop
+
+
+def _refuses() -> None:
+    raise Refused("no-such-account", "None.")
+
+
+def _real_tools(what: Callable[[], Any], *, name: str = "write", **more: Any) -> tuple[LocalToolBox, list[int]]:
+    """Return a box with a tool that pays, and then ends so; and what it paid."""
+    paid: list[int] = []
+
+    def write(amount: int) -> Any:
+        """Pay."""
+        paid.append(amount)
+        return what()
+
+    return LocalToolBox({name: Tool(write, name, PAY, **more)}), paid
+
+
+async def _writes(ctx: RunContext) -> Any:
+    (result,) = await ctx.tools([call("write", "c1", **ctx.input)])
+    return [result.ok, result.error]
+
+
+@pytest.mark.parametrize("ends", [_hangs_up, _loses_patience, _answers_what_is_no_json])
+def test_a_tool_that_pays_and_then_breaks_is_asked_about_and_not_called_again(ends: Callable[[], Any]) -> None:
+    (toolbox, paid), ledger, journal = _real_tools(ends), MemoryLedger(), JsonJournal()
+    for _ in range(2):
+        with pytest.raises(RunParked) as caught:
+            asyncio.run(go(_writes, journal, toolbox=toolbox, ledger=ledger, input={"amount": 5}))
+        assert [wait.data["tool"] for wait in caught.value.waits] == ["write"]
+    assert paid == [5]
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "error"),
+    [
+        ({"amount": 5}, {}, "no-such-account"),
+        ({"amount": "much"}, {}, "bad-arguments"),
+        ({"amount": 5}, {"approval": "always"}, "approval-required"),
+        ({"amount": 5}, {"name": "other"}, "unknown-tool"),
+    ],
+)
+def test_what_is_said_of_a_call_that_did_nothing_is_known(
+    given: dict[str, Any], more: dict[str, Any], error: str
+) -> None:
+    toolbox, _ = _real_tools(_refuses, **more)
+    ledger = MemoryLedger()
+    assert asyncio.run(go(_writes, toolbox=toolbox, ledger=ledger, input=given)).output == [False, error]
+    assert {effect.state for effect in ledger.effects.values()} <= {"done"}
 
 
 def test_a_tool_without_effects_is_in_no_ledger() -> None:

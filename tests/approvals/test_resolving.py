@@ -33,8 +33,8 @@ def notes(tmp_path: Path) -> Path:
     return tmp_path / "notes"
 
 
-def _started(notes: Path, *amounts: float) -> UUID:
-    given = {"file": str(notes), "tool": "test_late", "amounts": list(amounts)}
+def _started(notes: Path, *amounts: float, tool: str = "test_late") -> UUID:
+    given = {"file": str(notes), "tool": tool, "amounts": list(amounts)}
     run_id = invoke("do.v1", given, user=person("user"), actor=SYSTEM).run_id
     assert isinstance(carry_on(), Parked)
     return run_id
@@ -58,6 +58,18 @@ def test_a_call_that_did_not_answer_in_time_is_asked_about(notes: Path) -> None:
     effect = Effect.objects.get(run=run_id)
     assert (question.effect_id, effect.state) == (effect.pk, "unknown")
     assert Job.objects.get(pk=run_id).state == "waiting"
+
+
+def test_a_call_that_paid_and_then_broke_is_asked_about_and_not_repeated_by_a_redrive(notes: Path) -> None:
+    run_id = _started(notes, 5, tool="test_breaks_after")
+    assert Effect.objects.get(run=run_id).state == "unknown"
+    Cancel(SYSTEM).run(run_id)
+    Redrive(SYSTEM, from_="start").run(run_id)
+    assert isinstance(carry_on(), Parked)
+    (question,) = _questions(run_id)
+    ResolveEffect(reviewer(), "happened", "The bank says so.").run(question.pk)
+    assert _results(run_id) == [[True, None, "The bank says so."]]
+    assert paid(notes) == ["broken-5"]
 
 
 def test_it_happened_and_the_agent_reads_what_came_of_it(notes: Path) -> None:

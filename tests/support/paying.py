@@ -10,7 +10,7 @@ from agents.runtime.context import RunContext
 from agents.runtime.ports import ToolContext
 from agents.runtime.program import program
 from agents.runtime.types import ToolCall
-from agents.tools.registry import tool
+from agents.tools.registry import Refused, tool
 from tests.support.programs import note
 
 
@@ -50,7 +50,18 @@ def test_fails_first(file: str, amount_usd: float) -> str:
     seen = Path(file).read_text() if Path(file).exists() else ""
     note(file, word)
     if amount_usd % 2 and word not in seen:
-        raise ValueError("no such account")
+        raise Refused("no-such-account", "There is no such account.")
+    return f"paid {amount_usd:g}"
+
+
+@tool(batchable=False, effect=True, idempotent=False)
+def test_breaks_after(file: str, amount_usd: float) -> str:
+    """Pay, and lose the answer the first time."""
+    word = f"broken-{amount_usd:g}"
+    seen = Path(file).read_text() if Path(file).exists() else ""
+    note(file, word)
+    if word not in seen:
+        raise ConnectionResetError("the bank hung up")
     return f"paid {amount_usd:g}"
 
 
@@ -89,7 +100,7 @@ agents:
     instructions: Do it.
     model: demo
     program: test-does
-    tools: [test_pay, test_wire, test_put, test_late, test_fails_first]
+    tools: [test_pay, test_wire, test_put, test_late, test_fails_first, test_breaks_after]
   later: {version: 1, instructions: Do it., model: demo, program: test-does-later, tools: [test_pay]}
 endpoints:
   do.v1: {agent: doer, mode: async-queue, input: {type: object}}
