@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.conf import settings
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from agents import registry, services
@@ -78,9 +79,9 @@ class SiteGatekeeper:
         """Tell whether the site made the seal, for this run, and whether the request still says the same.
 
         So a decision that is copied from another run, another wait, or from before a redrive does not hold; nor does
-        one whose plan was altered, wherever it is kept.
+        one whose plan was altered, wherever it is kept. A seal that was made with a former key of the site holds.
         """
-        if decided.run_id != self.run_id or not constant_time_compare(decided.seal, seal(decided)):
+        if decided.run_id != self.run_id or not _is_sealed(decided):
             return False
         found = self.settled.get(decided.wait_key)
         if found is None or found.approval_id != decided.approval_id or found.decision != decided.decision:
@@ -88,7 +89,13 @@ class SiteGatekeeper:
         return decided.decision in AGAINST or found.plan_hash == decided.plan_hash
 
 
-def seal(decided: Decided) -> str:
-    """Return the seal of all of a decision, made with the site's secret key."""
+def seal(decided: Decided, key: str | bytes | None = None) -> str:
+    """Return the seal of all of a decision, made with a key: by default the site's secret key."""
     bound = digest(plain(decided.model_copy(update={"seal": ""})))
-    return salted_hmac("astra.approvals", bound, algorithm="sha256").hexdigest()
+    return salted_hmac("astra.approvals", bound, secret=key, algorithm="sha256").hexdigest()
+
+
+def _is_sealed(decided: Decided) -> bool:
+    """Tell whether the seal was made with the site's secret key, or with one that it had before."""
+    keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+    return any(constant_time_compare(decided.seal, seal(decided, key)) for key in keys)

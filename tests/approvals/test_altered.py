@@ -193,6 +193,23 @@ def test_a_run_whose_plan_was_altered_asks_anew_when_it_is_redriven_from_the_sta
     assert paid(notes) == ["paid-150"]
 
 
+def test_a_decision_holds_under_a_new_key_of_the_site_while_the_old_one_is_kept_as_a_fallback(
+    notes: Path, settings: Any
+) -> None:
+    approval = _asked(notes)
+    _approve(approval)
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "n" * 50, ["o" * 50, settings.SECRET_KEY]
+    assert isinstance(carry_on(), Succeeded)
+    assert paid(notes) == ["paid-150"]
+
+
+def test_a_decision_is_void_under_a_new_key_of_the_site(notes: Path, settings: Any) -> None:
+    approval = _asked(notes)
+    _approve(approval)
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "n" * 50, ["o" * 50]
+    _refused(approval, notes)
+
+
 def test_what_nobody_altered_runs(notes: Path) -> None:
     approval = _asked(notes, "later.v1")
     _approve(approval)
