@@ -10,6 +10,7 @@ from uuid import UUID
 
 from agents import parked
 from agents.models import Effect, Run
+from jobs.states import ENDED, REDRIVABLE, State
 
 #: Effects of one run that are told.
 MOST = 100
@@ -26,6 +27,8 @@ class Done:
     #: How it stands, in words, and its icon.
     words: str
     icon: str
+    #: "warn" where somebody has to look.
+    hue: str = ""
     #: Of the decision that let it run, for whoever may look at it.
     url: str = ""
 
@@ -54,9 +57,10 @@ class Outside:
         urls = parked.hooks.links(user, decisions) if decisions else {}
         items = []
         for effect in found[:MOST]:
-            words, icon = _stands(effect)
+            words, icon = _stands(effect, State(run.job.state))
+            hue = "warn" if icon == "warning" else ""
             url = urls.get(effect.approval_id, "") if effect.approval_id is not None else ""
-            items.append(Done(effect, words, icon, url))
+            items.append(Done(effect, words, icon, hue, url))
         done = Counter(effect.tool for effect in found if effect.state == Effect.State.DONE and _is_ok(effect))
         return cls(items, len(found) > MOST, dict(done))
 
@@ -66,13 +70,17 @@ class Outside:
         return ", ".join(f"{tool} {_times(number)}" for tool, number in self.done.items())
 
 
-def _stands(effect: Effect) -> tuple[str, str]:
+def _stands(effect: Effect, job: State) -> tuple[str, str]:
+    """Return how it stands in words, and its icon. Nobody is asked of a call that was cut off as its run ended."""
     if effect.state == Effect.State.DONE:
         by = f", as {effect.resolved_by} says" if effect.resolved_by and effect.note else ""
         return (f"Done{by}", "succeeded") if _is_ok(effect) else ("Failed", "dead")
+    is_cut_off = effect.state == Effect.State.STARTED and job in ENDED and not effect.idempotent
+    if is_cut_off or effect.state == Effect.State.UNKNOWN:
+        asks = "; a redrive asks" if job in REDRIVABLE else ""
+        return f"Nobody knows whether it took effect{asks}", "warning"
     return {
         Effect.State.STARTED: ("Begun", "running"),
-        Effect.State.UNKNOWN: ("Nobody knows whether it took effect", "warning"),
         Effect.State.AGAIN: ("To be done again", "redrive"),
         Effect.State.GIVEN_UP: (f"Given up by {effect.resolved_by}", "discarded"),
     }[Effect.State(effect.state)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -36,6 +37,7 @@ from tests.support.approvals import carry_on, paid, reviewer
 from tests.support.configs import loaded
 from tests.support.paying import CONFIG
 from tests.support.people import person
+from tests.support.tasks import task
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -240,6 +242,29 @@ def test_whoever_is_no_operator_redrives_their_own_task_without_doing_it_again(n
     assert ulla.post(url, {"from": "start", "generation": "1"}).status_code == 302
     assert isinstance(carry_on(), Succeeded)
     assert paid(notes) == ["try-2", "try-5", "try-5"], "only what had failed"
+
+
+@pytest.mark.parametrize(
+    ("state", "idempotent", "hue", "words"),
+    [
+        ("running", False, None, "Begun"),
+        ("dead", False, " warn", "Nobody knows whether it took effect; a redrive asks"),
+        ("cancelled", False, " warn", "Nobody knows whether it took effect; a redrive asks"),
+        ("discarded", False, " warn", "Nobody knows whether it took effect"),
+        ("dead", True, None, "Begun"),
+    ],
+)
+def test_the_page_says_of_a_call_that_was_cut_off_with_its_run_that_nobody_knows(
+    notes: Path, olga: Client, state: str, idempotent: bool, hue: str | None, words: str
+) -> None:
+    run = task(state, endpoint="do.v1", user=person("user"))
+    Effect.objects.create(
+        key="k", run=run, step_key="pay#1", tool="pay", arguments={}, idempotent=idempotent, state="started", fence=1
+    )
+    html = olga.get(reverse("task", args=[run.pk])).content.decode()
+    shown = re.search(r'<span class="effect-state status( warn)?">.*?<span>([^<]*)</span></span>', html)
+    assert shown is not None
+    assert shown.groups() == (hue, words)
 
 
 def test_the_page_of_a_run_that_did_nothing_outside_offers_nothing(olga: Client) -> None:
