@@ -17,7 +17,7 @@ class ApprovalsConfig(AppConfig):
         from django.db.models.signals import pre_delete
 
         from agents import parked
-        from approvals import asking, deadlines, hook, notices, of_runs, settled
+        from approvals import asking, deadlines, hook, notices, of_runs, settled, told
         from approvals.models import Approval
         from jobs import handlers, sweeps
 
@@ -30,6 +30,7 @@ class ApprovalsConfig(AppConfig):
         parked.hooks.links = of_runs.links
         parked.hooks.forget = of_runs.forget
         sweeps.register_sweep("approval deadlines", deadlines.sweep, every_s=deadlines.SWEEP_EVERY_S)
+        sweeps.register_sweep("effects that were told of", told.sweep, every_s=told.SWEEP_EVERY_S)
         handlers.register_function(notices.HANDLER, notices.deliver, retry=notices.RETRY)
         sweeps.register_sweep("people to tell", notices.sweep, every_s=notices.SWEEP_EVERY_S)
         sweeps.register_sweep("old webhooks", hook.sweep, every_s=hook.SWEEP_EVERY_S)

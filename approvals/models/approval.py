@@ -169,7 +169,7 @@ class Approval(models.Model):
             # What was decided, the last first; of one state.
             models.Index(fields=["-decided_at", "-id"], condition=~Q(state="pending"), name="approval_decided"),
             models.Index(fields=["state", "-id"], name="approval_by_state"),
-            # Sweeps: reminders, escalations, and who is to be told.
+            # Sweeps: reminders, escalations, who is to be told, and effects that were told of.
             models.Index(
                 fields=["remind_at"], condition=Q(state="pending", remind_at__isnull=False), name="approval_remind"
             ),
@@ -179,6 +179,7 @@ class Approval(models.Model):
                 name="approval_escalate",
             ),
             models.Index(fields=["id"], condition=Q(state="pending", told_at=None), name="approval_untold"),
+            models.Index(fields=["effect"], condition=Q(state="pending", kind="effect"), name="approval_open_effects"),
             # A run's requests, in order; earlier decisions on similar plans.
             models.Index(fields=["run", "id"], name="approval_by_run"),
             models.Index(fields=["agent", "-id"], name="approval_by_agent"),

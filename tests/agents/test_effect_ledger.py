@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -14,18 +15,19 @@ from agents.runtime.effects import wait_of
 from agents.runtime.plain import plain
 from agents.runtime.ports import Superseded, ToolContext
 from agents.runtime.types import ToolCall, ToolResult
+from approvals import told
 from approvals.errors import AlreadyDecided
 from approvals.models import Approval
 from approvals.resolving import ResolveEffect
 from audit.models import AuditEntry
-from jobs import lease, script
+from jobs import lease, script, sweeps
 from jobs.claim import claim, finish
 from jobs.handlers import Claim, Parked, WaitFor
 from jobs.ids import uuid7
 from jobs.models import Job
 from jobs.pool import close_pool
 from tests.jobs.drive import session, worker
-from tests.support.approvals import reviewer
+from tests.support.approvals import reviewer, unknown_effect
 from tests.support.configs import loaded
 from tests.support.people import person
 from tests.support.tasks import task
@@ -36,7 +38,7 @@ _config = loaded()
 
 CALL = ToolCall(id="c1", tool="pay", arguments={"amount_usd": 5})
 RESULT = plain(ToolResult(call_id="c1", tool="pay", content="receipt 7"))
-FAILED = plain(ToolResult(call_id="c1", tool="pay", ok=False, error="failed", content="no such account"))
+FAILED = plain(ToolResult(call_id="c1", tool="pay", ok=False, error="no-such-account", content="None."))
 KEY = "k" * 64
 
 
@@ -206,6 +208,46 @@ def test_a_worker_that_told_and_died_before_the_question_was_settled_leaves_that
     assert Approval.objects.get(pk=approval.pk).state == "superseded"
 
 
+def test_a_worker_that_told_and_died_before_the_question_was_settled_leaves_that_to_the_sweep(owners: Owners) -> None:
+    owners.begin(owners.claim)
+    approval = owners.ask(owners.lose())
+    for state in ("started", "unknown"):
+        Effect.objects.update(state=state)
+        assert told.sweep() == 0, "nobody has told"
+    assert owners.state == "waiting"
+    Effect.objects.update(state="done", result=RESULT, finished_at=approval.created_at)
+    assert told.sweep() == 1
+    assert owners.state == "queued"
+    approval.refresh_from_db()
+    assert (approval.state, approval.decision) == ("superseded", "")
+    assert told.sweep() == 0
+
+
+def test_a_question_that_cannot_be_settled_holds_up_no_other(
+    owners: Owners, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    owners.begin(owners.claim)
+    approval = owners.ask(owners.lose())
+    Effect.objects.update(state="done", result=RESULT, finished_at=approval.created_at)
+    broken = unknown_effect()
+    Effect.objects.filter(approvals=broken).update(state="given-up")
+
+    def settling(run_id: UUID, wait_key: str) -> Any:
+        if run_id == broken.run_id:
+            raise ValueError("out of order")
+        return settle(run_id, wait_key)
+
+    monkeypatch.setattr(told, "settle", settling)
+    assert told.sweep() == 1
+    assert owners.state == "queued"
+    assert "could not be settled" in caplog.text
+    assert Approval.objects.get(pk=broken.pk).state == "pending"
+
+
+def test_the_sweep_is_one_that_schedulers_run() -> None:
+    assert told.sweep in [one.run for one in sweeps.registered()]
+
+
 def test_what_a_person_gave_up_stays_so_when_the_truth_comes(owners: Owners) -> None:
     owners.begin(owners.claim)
     approval = owners.ask(owners.lose())
@@ -240,10 +282,10 @@ def test_the_trail_says_what_a_decision_let_run_and_what_came_of_it(owners: Owne
     owners.begin(owners.claim, approval_id=str(approval_id))
     owners.end(owners.claim, FAILED)
     entries = AuditEntry.objects.filter(target_type="approval", target_id=str(approval_id)).order_by("id")
-    told = {"tool": "pay", "effect": owners.effect.pk, "run": str(owners.run.pk)}
+    about = {"tool": "pay", "effect": owners.effect.pk, "run": str(owners.run.pk)}
     assert [(entry.action, entry.after) for entry in entries] == [
-        ("effect.begin", {**told, "attempt": 1}),
-        ("effect.end", {**told, "ok": False}),
+        ("effect.begin", {**about, "attempt": 1}),
+        ("effect.end", {**about, "ok": False}),
     ]
 
 
