@@ -20,7 +20,7 @@ class Refused(Exception):
     """A tool will not or cannot do what it was asked, for a reason that the model should read. Nothing was done.
 
     ``slug`` is stable and becomes the result's ``error``; the message becomes its content. A tool with effects that is
-    not idempotent uses any but ``timeout`` and ``failed``: these leave open whether the call took effect, as every other
+    not idempotent uses any but ``timeout`` and ``failed``: these leave open whether the call took effect, as any other
     exception does, and a person is asked.
     """
 
