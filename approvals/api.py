@@ -226,8 +226,9 @@ def _with_people(approvals: QuerySet[Approval]) -> QuerySet[Approval]:
 
 
 def _learn(approvals: Iterable[Approval]) -> None:
-    """Read at once which groups those who voted are in: a vote counts as long as they may decide."""
-    roles.learn_groups(vote.user for approval in approvals for vote in approval.votes.all() if vote.user is not None)
+    """Read at once which groups those are in who voted or claim: both count as long as they may decide."""
+    people = [(approval.claimed_by, *(vote.user for vote in approval.votes.all())) for approval in approvals]
+    roles.learn_groups(user for of in people for user in of if user is not None)
 
 
 def _now(approval_id: UUID, user: Person) -> ApprovalOut:

@@ -13,7 +13,7 @@ from agents.api_shapes import Strict
 from agents.models import Effect
 from agents.runtime.plans import Decision, Plan
 from approvals.deciding import StepDecision
-from approvals.locking import decided_words, why_not
+from approvals.locking import decided_words, holder, why_not
 from approvals.models import Approval, Vote
 from approvals.models.approval import Person
 from approvals.quorum import counts, demands_of, missing
@@ -239,7 +239,7 @@ def _listed(approval: Approval, user: Person, now: datetime) -> dict[str, Any]:
     pending = approval.state == Approval.State.PENDING
     votes = list(approval.votes.all())
     agreed = [vote for vote in votes if counts(approval, vote)] if pending else []
-    claimed = approval.claimed_by is not None and approval.claimed_until is not None and approval.claimed_until > now
+    claimed_by = holder(approval, now)
     reason = why_not(approval, user) or ("" if pending else decided_words(approval))
     if not reason and approval.deadline is not None and approval.deadline <= now:
         reason = "Its deadline has passed."
@@ -265,8 +265,8 @@ def _listed(approval: Approval, user: Person, now: datetime) -> dict[str, Any]:
         "demands": [Demanded(**demand.as_json()) for demand in demands_of(approval)],
         "votes": [_vote(vote) for vote in votes],
         "missing_votes": missing(approval, agreed) if pending else 0,
-        "claimed_by": approval.claimed_by.get_username() if claimed and approval.claimed_by else None,
-        "claimed_until": approval.claimed_until if claimed else None,
+        "claimed_by": claimed_by.get_username() if claimed_by else None,
+        "claimed_until": approval.claimed_until if claimed_by else None,
         "created_at": approval.created_at,
         "deadline": approval.deadline,
         "auto_action": approval.auto_action,

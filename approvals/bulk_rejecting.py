@@ -79,7 +79,7 @@ def seen(texts: Sequence[str]) -> dict[UUID, str]:
 
 
 def propose(ids: Sequence[UUID], user: Person) -> Proposal:
-    """Return what rejecting these comes to, as they are now. One statement."""
+    """Return what rejecting these comes to, as they are now. Two statements."""
     visible = Approval.objects.visible_to(user).select_related("claimed_by", "requested_by").in_bulk(list(ids))
     rows = rows_of((visible[each] for each in ids if each in visible), user)
     left = [(row, why) for row in rows if (why := _why_left(row))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 from django.contrib.auth.models import User
@@ -83,10 +84,14 @@ def refuse_others(approval: Approval, user: Person) -> None:
         raise MayNot(why)
 
 
-def holder(approval: Approval) -> User | None:
-    """Return who has claimed a `locked` request; nobody once the claim has run out, or they may not decide any more."""
+def holder(approval: Approval, now: datetime | None = None) -> User | None:
+    """Return who has claimed a request; nobody once the claim has run out, or they may not decide any more.
+
+    Args:
+        now: when; by default when it was `locked`.
+    """
     until, user = approval.claimed_until, approval.claimed_by
-    if until is None or until <= approval.locked_at or user is None or why_not(approval, user):
+    if until is None or user is None or until <= (now or approval.locked_at) or why_not(approval, user):
         return None
     return user
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from accounts import roles
 from agents.chat.database import in_thread
 from approvals import links
 from approvals.locking import why_not
@@ -39,6 +40,11 @@ LOOKED_AT = 200
 #: Half an hour in all: a mail server that restarts, a network that is away.
 RETRY = RetryPolicy(max_attempts=6, base_s=5.0, factor=4.0, max_s=1800.0)
 
+_SAYS_WHO = (
+    *("pk", "groups", "users", "demands", "not_own", "requested_by_id"),
+    *("told_at", "escalated_at", "escalate_to"),
+)
+_HAD_BY_ADMINS = frozenset([roles.ADMIN, roles.OPERATOR])
 _ORDER: tuple[Why, ...] = ("delegated", "escalated", "reminder", "new")
 
 
@@ -51,10 +57,21 @@ class Audience:
     users: frozenset[str]
     #: Who asked for it, where they may not decide on it.
     without: int | None
+    #: Where several demands are to be met the groups of each.
+    parties: frozenset[frozenset[str]] = frozenset()
 
     def has(self, user_id: int, name: str, groups: Iterable[str]) -> bool:
         """Tell whether somebody is one of them."""
         return user_id != self.without and (name in self.users or not self.groups.isdisjoint(groups))
+
+    def lacking(self, members: Mapping[str, Collection[int]]) -> set[str]:
+        """Return the groups of which nobody can be told, by who of each can: neither of them nor beside them."""
+        return {
+            name
+            for party in self.parties or {self.groups}
+            if not any(len(members[group]) > (self.without in members[group]) for group in party)
+            for name in party
+        }
 
 
 @dataclass(slots=True)
@@ -134,7 +151,7 @@ def _due() -> dict[Audience, list[UUID]]:
             .filter(which)
             .select_for_update(skip_locked=True, no_key=True)
             .order_by(order)
-            .values("pk", "groups", "users", "not_own", "requested_by_id", "told_at", "escalated_at", "escalate_to")
+            .values(*_SAYS_WHO)
         )
         found |= {row["pk"]: row for row in rows[: PAGE - len(found)]}
     audiences: dict[Audience, list[UUID]] = defaultdict(list)
@@ -155,20 +172,26 @@ def _gathers() -> bool:
 
 def _audience(row: Mapping[str, Any]) -> Audience:
     without = row["requested_by_id"] if row["not_own"] else None
+    parties = frozenset(frozenset(demand["groups"]) for demand in row["demands"])
     if row["told_at"] is not None:
-        return Audience("reminder", frozenset(row["groups"]), frozenset(row["users"]), without)
+        return Audience("reminder", frozenset(row["groups"]), frozenset(row["users"]), without, parties)
     if row["escalated_at"] is not None and row["escalate_to"] in row["groups"]:
         # Those who were asked first know of it.
         return Audience("escalated", frozenset([row["escalate_to"]]), frozenset(), without)
-    return Audience("new", frozenset(row["groups"]), frozenset(row["users"]), without)
+    return Audience("new", frozenset(row["groups"]), frozenset(row["users"]), without, parties)
 
 
 def _submit(due: Mapping[Audience, Sequence[UUID]]) -> None:
     if mail.is_set_up():
-        for user_id, (name, groups) in _people(due).items():
+        people = _people(due)
+        admins, lacking = _stand_ins(due, people)
+        for user_id in sorted({*people, *admins}):
+            name, groups = people.get(user_id, ("", set()))
+            roles_too = admins.get(user_id, frozenset())
             digest = Digest()
             for audience, ids in due.items():
-                if audience.has(user_id, name, groups):
+                stands_in = user_id != audience.without and not roles_too.isdisjoint(lacking.get(audience, ()))
+                if stands_in or audience.has(user_id, name, groups):
                     digest.add(audience.why, ids)
             if digest.items:
                 _write(digest.payload(way="mail", user=user_id))
@@ -191,6 +214,26 @@ def _people(due: Iterable[Audience]) -> dict[int, tuple[str, set[str]]]:
     for pk, name, group in rows.values_list("pk", "username", F("groups__name")):
         found.setdefault(pk, (name, set()))[1].add(group or "")
     return found
+
+
+def _stand_ins(
+    due: Iterable[Audience], people: Mapping[int, tuple[str, set[str]]]
+) -> tuple[dict[int, frozenset[str]], dict[Audience, set[str]]]:
+    """Return the admins that can be written to, with the roles they have besides, and for which groups they stand in.
+
+    Admins decide as operators do, and superusers as admins (`accounts.roles`). To spare them they are told of a request
+    only where nobody else can be.
+    """
+    members: dict[str, set[int]] = defaultdict(set)
+    for user_id, (_, names) in people.items():
+        for name in names:
+            members[name].add(user_id)
+    lacking = {audience: found for audience in due if (found := audience.lacking(members) & _HAD_BY_ADMINS)}
+    if not lacking:
+        return {}, {}
+    admins = User.objects.filter(Q(is_superuser=True) | Q(groups__name=roles.ADMIN), is_active=True).exclude(email="")
+    had = admins.distinct().values_list("pk", "is_superuser")
+    return {pk: _HAD_BY_ADMINS if above else frozenset([roles.OPERATOR]) for pk, above in had}, lacking
 
 
 def _write(payload: dict[str, Any]) -> None:

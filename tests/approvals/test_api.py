@@ -484,6 +484,15 @@ def test_a_claim_that_ran_out_is_none(rita: Caller) -> None:
     assert (body["claimed_by"], body["claimed_until"]) == (None, None)
 
 
+def test_a_claim_of_somebody_who_may_not_decide_any_more_is_none(rita: Caller) -> None:
+    until = timezone.now() + timedelta(minutes=5)
+    found = approval(claimed_by=person("rolf", "reviewer"), claimed_until=until)
+    assert rita.get(found.pk)[1]["claimed_by"] == "rolf"
+    person("rolf").groups.clear()
+    _, body = rita.get(found.pk)
+    assert (body["claimed_by"], body["claimed_until"]) == (None, None)
+
+
 def test_it_is_delegated_to_somebody_who_then_sees_it(rita: Caller, ulla: Caller) -> None:
     found = approval()
     refused(ulla.get(found.pk), 404, "unknown-approval")

@@ -316,8 +316,9 @@ def test_thirty_requests_cost_as_many_queries_as_one(
     with CaptureQueriesContext(connection) as many:
         assert len(shown(operator, **query)) >= 30
     assert number_of(many) == number_of(few)
-    # Session, user, groups; two for what the filters offer; counts and list, each with its time-out; the badge.
-    assert number_of(few) <= 9
+    # Session, user, groups; two for what the filters offer; counts and list, each with its time-out; the badge; the
+    # groups of those who claim some.
+    assert number_of(few) <= 10
 
 
 def test_when_finding_takes_too_long_the_page_says_so(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,6 +352,15 @@ def test_what_another_is_on_cannot_be_claimed_from_the_list(client: Client) -> N
     client.post("/approvals/claim/", {"claim": str(one.pk)})
     assert "rolf is on it until" in text(client)
     assert fresh(one).claimed_by == User.objects.get(username="rolf")
+
+
+def test_a_claim_of_somebody_who_may_not_decide_any_more_is_none(client: Client) -> None:
+    approval(claimed_by=person("rolf", "reviewer"), claimed_until=timezone.now() + HOUR)
+    (row,) = client.get(URL).context["rows"]
+    assert (row.holder, row.may_reject) == ("rolf", False)
+    person("rolf").groups.clear()
+    (row,) = client.get(URL).context["rows"]
+    assert (row.holder, row.may_reject) == ("", True)
 
 
 def test_a_claim_leads_to_no_other_site(client: Client) -> None:

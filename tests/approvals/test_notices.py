@@ -133,6 +133,53 @@ def test_everybody_who_may_decide_gets_one_mail_and_is_not_told_again(smtp: Smtp
     assert sorted(mail.to[0] for mail in smtp.mails) == ["rita@example.org", "rolf@example.org"]
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"groups": ["operator"]}, ["ada", "root"]),
+        ({"groups": ["admin"]}, ["ada"]),
+        ({"groups": ["reviewer", "operator"]}, ["rita"]),
+        ({"groups": ["nobody"]}, []),
+        (
+            {
+                "groups": ["reviewer", "operator"],
+                "demands": [
+                    {"groups": ["reviewer"], "users": [], "quorum": 1},
+                    {"groups": ["operator"], "users": [], "quorum": 1},
+                ],
+            },
+            ["ada", "rita", "root"],
+        ),
+    ],
+    ids=["operators", "admins", "either", "others", "both"],
+)
+def test_admins_are_told_where_nobody_else_who_may_decide_can_be(
+    smtp: SmtpServer, more: dict[str, Any], told: list[str]
+) -> None:
+    somebody("rita")
+    somebody("ada", "admin")
+    somebody("root", "user")
+    User.objects.filter(username="root").update(is_superuser=True)
+    person("nomail", "operator")
+    approval(**more)
+    notices.sweep()
+    deliver_all()
+    assert sorted(mail.to[0] for mail in smtp.mails) == [f"{name}@example.org" for name in told]
+
+
+def test_admins_are_spared_where_an_operator_is_told(smtp: SmtpServer) -> None:
+    somebody("ada", "admin")
+    olga = somebody("olga", "operator")
+    approval(groups=["operator"])
+    notices.sweep()
+    deliver_all()
+    assert [mail.to[0] for mail in smtp.mails] == ["olga@example.org"]
+    approval(groups=["operator"], requested_by=olga, not_own=True)
+    notices.sweep()
+    deliver_all()
+    assert [mail.to[0] for mail in smtp.mails] == ["olga@example.org", "ada@example.org"]
+
+
 def test_the_mail_says_what_who_how_much_why_until_when_and_what_then(smtp: SmtpServer) -> None:
     somebody("rita")
     asked = approval(title="Refund 150 USD", amount_usd=150, due=timedelta(hours=3), auto_action="return")
