@@ -17,7 +17,7 @@ class ApprovalsConfig(AppConfig):
         from django.db.models.signals import pre_delete
 
         from agents import parked
-        from approvals import asking, deadlines, hook, notices, of_runs, settled, told
+        from approvals import asking, deadlines, hook, links, notices, of_runs, settled, told
         from approvals.models import Approval
         from jobs import handlers, sweeps
 
@@ -34,6 +34,7 @@ class ApprovalsConfig(AppConfig):
         handlers.register_function(notices.HANDLER, notices.deliver, retry=notices.RETRY)
         sweeps.register_sweep("people to tell", notices.sweep, every_s=notices.SWEEP_EVERY_S)
         sweeps.register_sweep("old webhooks", hook.sweep, every_s=hook.SWEEP_EVERY_S)
+        sweeps.register_sweep("old links", links.sweep, every_s=links.SWEEP_EVERY_S)
         pre_delete.connect(_on_delete, sender=Approval, dispatch_uid="approvals.deleted")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from agents import registry, services
@@ -85,8 +86,26 @@ def _with_arguments(call: PlannedCall, arguments: Any) -> PlannedCall:
     except UnknownTool:
         pass  # only the program knows what it takes
     else:
-        tool.signature.validate(kept)
+        taken = tool.signature.validate(kept)
+        if place := next(_booleans_for_numbers(kept, taken), None):
+            raise BadArguments(f"{'.'.join(place)}: a number is wanted here, not true or false")
     return call.model_copy(update={"arguments": kept})
+
+
+def _booleans_for_numbers(given: Any, taken: Any) -> Iterator[tuple[str, ...]]:
+    """Yield the places where the tool took true for 1 or false for 0: what a person means, it does not say."""
+    if isinstance(given, bool):
+        if isinstance(taken, int | float | Decimal) and not isinstance(taken, bool):
+            yield ()
+        return
+    pairs: Sequence[tuple[Any, Any, Any]] = ()
+    if isinstance(given, dict):
+        inner = taken if isinstance(taken, Mapping) else getattr(taken, "__dict__", {})
+        pairs = [(name, value, inner.get(name)) for name, value in given.items()]
+    elif isinstance(given, list) and isinstance(taken, list | tuple):
+        pairs = [(place, *both) for place, both in enumerate(zip(given, taken, strict=False))]
+    for name, value, got in pairs:
+        yield from ((str(name), *place) for place in _booleans_for_numbers(value, got))
 
 
 def _whole(value: Any) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from agents.approval_rules import Rule
@@ -48,6 +48,7 @@ class Deadlines:
     def sweep(self) -> int:
         """Do what is due; return how many requests that was."""
         self._stop_at = self._clock() + TURN_S
+        self._forget()
         pending = Approval.objects.pending()
         expired = self._each(pending.filter(deadline__lte=Now()).order_by("deadline"), _expire)
         return expired + self._each(pending.filter(escalate_at__lte=Now()).order_by("escalate_at"), _escalate)
@@ -66,6 +67,13 @@ class Deadlines:
             if self._clock() >= self._stop_at:
                 break
         return done
+
+    def _forget(self) -> None:
+        """Forget of those put off what somebody has decided meanwhile."""
+        if self._put_off:
+            due = Approval.objects.pending().filter(Q(deadline__lte=Now()) | Q(escalate_at__lte=Now()))
+            still = set(due.filter(pk__in=list(self._put_off)).values_list("pk", flat=True))
+            self._put_off = {key: kept for key, kept in self._put_off.items() if key in still}
 
     def _fail(self, approval_id: UUID) -> None:
         _, delay_s = self._put_off.pop(approval_id, (0.0, PUT_OFF_S))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 from django.contrib.auth.models import User
@@ -30,7 +31,10 @@ _SALT = "approvals.link"
 MAX_TOKEN = 600
 #: What a link may say. Changes, and steps decided on one by one, need the page that one signs in to.
 DECISIONS: tuple[Decision, ...] = ("approve", "request_changes", "reject")
-
+#: So long after it has expired a link is still told apart from one that never was.
+KEPT = timedelta(days=7)
+SWEEP_EVERY_S = 3600.0
+SWEPT = 5_000
 
 #: A plan of more calls is read where one signs in: there it has its pages.
 MAX_CALLS = 50
@@ -108,6 +112,12 @@ def decide(held: Held, decision: Decision, comment: str, actor: Actor) -> Outcom
         if not used:
             raise _used(held)
     return outcome
+
+
+def sweep() -> int:
+    """Forget links that expired long ago; return how many."""
+    old = DecisionLink.objects.filter(expires_at__lt=Now() - KEPT).order_by("pk").values("pk")[:SWEPT]
+    return DecisionLink.objects.filter(pk__in=old).delete()[0]
 
 
 def _refuse(held: Held) -> None:

@@ -301,6 +301,15 @@ def test_one_that_fails_holds_up_no_other_and_is_tried_ever_less_often(
     assert sweeper.sweep() == 1
 
 
+def test_one_that_failed_and_was_then_decided_is_forgotten(sweeper: Deadlines) -> None:
+    ids = overdue(2)
+    Wait.objects.filter(job_id__in=[fresh(one).run_id for one in ids]).delete()
+    sweeper.sweep()
+    Approval.objects.filter(pk=ids[0]).update(state="superseded", decided_at=timezone.now())
+    sweeper.sweep()
+    assert list(sweeper._put_off) == ids[1:]
+
+
 def test_more_that_fail_than_a_turn_takes_hold_up_no_other(sweeper: Deadlines) -> None:
     ids = overdue(6)
     broken = [fresh(one).run_id for one in ids[:4]]

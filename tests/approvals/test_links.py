@@ -284,6 +284,17 @@ def test_a_link_whose_row_is_gone_is_none(visitor: Client, rita: User) -> None:
     assert visitor.get(path).status_code == 404
 
 
+def test_links_that_expired_a_week_ago_are_forgotten(rita: User) -> None:
+    for days in (8, 6, -1):
+        link_for(rita, approval())
+        DecisionLink.objects.filter(pk=DecisionLink.objects.latest("pk").pk).update(
+            expires_at=timezone.now() - timedelta(days=days)
+        )
+    kept = list(DecisionLink.objects.order_by("pk"))[1:]
+    assert (links.sweep(), links.sweep()) == (1, 0)
+    assert list(DecisionLink.objects.order_by("pk")) == kept
+
+
 def test_its_secret_is_not_in_the_database(rita: User) -> None:
     about = approval(links=True)
     token = links.make(about, rita).split("/")[-2]
