@@ -19,7 +19,7 @@ from agents.runtime.plain import digest, plain
 from approvals.asking import title_of
 from approvals.deciding import plan_of
 from approvals.errors import Undecidable
-from approvals.locking import who_may, why_not
+from approvals.locking import holder, who_may, why_not
 from approvals.models import Approval, Viewing, Vote
 from approvals.plan_diff import PlanDiff, between
 from approvals.plan_form import PlanForm
@@ -257,11 +257,10 @@ class DecisionPage:
     @property
     def claim(self) -> str:
         """Who is on it: "mine", the name of somebody else, or nothing."""
-        until = self.approval.claimed_until
-        if not self.is_pending or self.approval.claimed_by is None or until is None or until <= timezone.now():
+        found = holder(self.approval, timezone.now()) if self.is_pending else None
+        if found is None:
             return ""
-        mine = self.approval.claimed_by_id == self.user.pk
-        return "mine" if mine else self.approval.claimed_by.get_username()
+        return "mine" if found == self.user else found.get_username()
 
     @property
     def is_operator(self) -> bool:

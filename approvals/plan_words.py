@@ -173,7 +173,7 @@ def _call(toolbox: LocalToolBox, call: Mapping[str, Any]) -> CallWords:
 def _title(tool: Tool[..., Any] | None, name: str) -> str:
     text = " ".join(tool.spec.description.split()) if tool is not None else ""
     if not text:
-        return label_of(name)
+        return visible(label_of(name))
     first = re.split(r"(?<=[.!?:])\s", text, maxsplit=1)[0].rstrip(".:")
     return first if len(first) <= MAX_TITLE else f"{first[: MAX_TITLE - 1]}…"
 

@@ -19,10 +19,14 @@ from accounts import roles
 from accounts.preferences import chosen_theme
 from agents.chat.forgetting import is_forgotten
 from agents.models import Run
+from approvals import plan_words
 from astra_site.console.json_html import tree
 from jobs.states import State
 
 register = template.Library()
+
+#: What agents and models say, with the marks spelled out that would show it as something else.
+register.filter("visible", plan_words.visible)
 
 #: The hue of each state: a class of the style sheet, or none. Icon and word carry the meaning without it.
 HUES: dict[str, str] = {

@@ -132,9 +132,25 @@ def test_a_drafted_text_is_read_as_the_document_that_it_is() -> None:
 
 
 def test_marks_that_would_deceive_are_shown() -> None:
-    told = page(asks({"tool": "test_pay", "arguments": {"file": "fdp.\u202eexe"}}, title="Pay \u202enna"))
+    calls = [{"tool": name, "arguments": {"file": "fdp.\u202eexe"}} for name in ("test_pay", "no\u202etool")]
+    found = asks(*calls, title="Pay \u202enna", reason="over \u202e100 USD")
+    told = page(found)
     assert "⟨U+202E⟩" in told
     assert "\u202e" not in told
+    assert "over ⟨U+202E⟩100 USD" in told
+    assert "<code>no⟨U+202E⟩tool</code>" in told
+    for address in (f"/approvals/{found.pk}/steps/2/", "/approvals/"):
+        told = browser().get(address).content.decode()
+        assert "⟨U+202E⟩" in told
+        assert "\u202e" not in told
+
+
+def test_a_claim_of_somebody_who_may_not_decide_any_more_is_none() -> None:
+    until = timezone.now() + timedelta(minutes=9)
+    found = asks(claimed_by=person("rolf", "reviewer"), claimed_until=until)
+    assert "rolf is on it" in page(found)
+    person("rolf").groups.clear()
+    assert "rolf is on it" not in page(found)
 
 
 def test_nothing_approves_by_itself_or_by_a_default() -> None:
