@@ -16,12 +16,13 @@ from agents import answer, invoke, text_input
 from agents.chat import history, parking, stream
 from agents.chat.conversations import channel, lock_person, title_from
 from agents.chat.refusals import MessageTooLong, ReplyRunning, TooFast, TooManyReplies
+from agents.chat.step_words import TOLD, has_words, words
 from agents.payload import bad_input
 from agents.registry import EndpointInfo, Registry
 from agents.waiting import Waiting, waits_of
 from jobs.handlers import Claim, Failed, Succeeded, Transition
 from jobs.ids import since, uuid7
-from jobs.script import Script, Tell
+from jobs.script import Row, Script, Tell
 from jobs.states import ENDED, State
 from jobs.submit import submit_script
 from jobs.transitions import lock_partition
@@ -450,14 +451,17 @@ def steps_of(run_id: UUID) -> Script[list[dict[str, Any]]]:
     """Return the steps of a run as frames tell them, the newest `stream.MAX_STEPS`, oldest first."""
     rows = yield (
         "SELECT reason, data, EXISTS (SELECT 1 FROM jobs_wait w WHERE w.job_id = e.job_id AND w.kind = 'person'"
-        "   AND w.key = data ->> 'key') AS is_decision"
-        " FROM jobs_jobevent e WHERE job_id = %s AND kind = 'step' AND (data ->> 'final')::boolean"
+        "   AND w.key = data ->> 'key') AS is_decision, s.input AS given, s.shown"
+        " FROM jobs_jobevent e LEFT JOIN LATERAL (SELECT s.input, " + TOLD.format("s.output") + " AS shown"
+        "   FROM agents_step s JOIN agents_run r ON r.job_id = s.run_id AND r.journal_epoch = s.epoch"
+        "   WHERE s.run_id = e.job_id AND s.key = e.data ->> 'key' AND s.kind IN ('tool', 'step')) s ON true"
+        " WHERE job_id = %s AND kind = 'step' AND (data ->> 'final')::boolean"
         " AND data ->> 'kind' NOT IN ('value', 'emit') ORDER BY id DESC LIMIT %s",
         [run_id, stream.MAX_STEPS],
     )
     return [
         {
-            **({"words": row["data"]["summary"]} if row["is_decision"] else {}),
+            **_words(row),
             "key": row["data"]["key"],
             "name": row["data"]["name"],
             "kind": row["data"]["kind"],
@@ -467,3 +471,13 @@ def steps_of(run_id: UUID) -> Script[list[dict[str, Any]]]:
         }
         for row in reversed(rows)
     ]
+
+
+def _words(row: Row) -> dict[str, str]:
+    """Return what a step is called, as it was told when it happened; nothing where its name and summary say it."""
+    if row["is_decision"]:
+        return {"words": row["data"]["summary"]}
+    name, kind = row["data"]["name"], row["data"]["kind"]
+    if row["reason"] != "finished" or row["shown"] is None or not has_words(kind, name):
+        return {}
+    return {"words": words(name, row["given"], row["shown"])}

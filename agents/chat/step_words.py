@@ -10,6 +10,18 @@ from agents.runtime.verifying import VERIFY
 
 #: A longer argument is cut in a line.
 _LONG = 80
+#: SQL, for the column of a step's output: what the line about it says. Of a tool's result whether it went well, and how
+#: much came back, not the result itself; of a decision, who decided what.
+TOLD = (
+    "CASE WHEN jsonb_typeof({0}) = 'object' THEN jsonb_strip_nulls(jsonb_build_object("
+    "'ok', {0} -> 'ok', 'approval_id', {0} -> 'approval_id',"
+    "'decision', {0} -> 'decision', 'by', {0} -> 'by', 'comment', {0} -> 'comment',"
+    "'content', jsonb_build_object("
+    "'pages', CASE WHEN jsonb_typeof({0} #> '{{content,pages}}') = 'array'"
+    " THEN jsonb_array_length({0} #> '{{content,pages}}') END,"
+    "'entries', CASE WHEN jsonb_typeof({0} #> '{{content,entries}}') = 'array' THEN true END,"
+    "'path', CASE WHEN jsonb_typeof({0} #> '{{content,path}}') = 'string' THEN {0} #> '{{content,path}}' END))) END"
+)
 
 
 def words(name: str, given: Any = None, output: Any = None) -> str:

@@ -14,7 +14,7 @@ from django.db.models import F, Func, JSONField
 from django.utils.safestring import SafeString
 
 from agents import markdown
-from agents.chat.step_words import decision_words, has_words, is_decision, readable, words
+from agents.chat.step_words import TOLD, decision_words, has_words, is_decision, readable, words
 from agents.models import Conversation, Message, Step
 from agents.waiting import Waiting, waits_for
 from jobs.models import JobEvent
@@ -154,21 +154,7 @@ def _lines(answers: Sequence[Message]) -> dict[UUID, Sequence[Line]]:
     return {runs[run].pk: sorted(by_key.values(), key=lambda line: line.at)[-STEPS:] for run, by_key in found.items()}
 
 
-#: Of a tool's result what the line about it says: whether it went well, and how much came back. Not the result itself.
-#: Of a decision, who decided what.
-_SHOWN = Func(
-    F("output"),
-    template="CASE WHEN jsonb_typeof(%(expressions)s) = 'object' THEN jsonb_strip_nulls(jsonb_build_object("
-    "'ok', %(expressions)s -> 'ok', 'approval_id', %(expressions)s -> 'approval_id',"
-    "'decision', %(expressions)s -> 'decision', 'by', %(expressions)s -> 'by', 'comment', %(expressions)s -> 'comment',"
-    "'content', jsonb_build_object("
-    "'pages', CASE WHEN jsonb_typeof(%(expressions)s #> '{content,pages}') = 'array'"
-    " THEN jsonb_array_length(%(expressions)s #> '{content,pages}') END,"
-    "'entries', CASE WHEN jsonb_typeof(%(expressions)s #> '{content,entries}') = 'array' THEN true END,"
-    "'path', CASE WHEN jsonb_typeof(%(expressions)s #> '{content,path}') = 'string'"
-    " THEN %(expressions)s #> '{content,path}' END))) END",
-    output_field=JSONField(),
-)
+_SHOWN = Func(F("output"), template=TOLD.format("%(expressions)s"), output_field=JSONField())
 
 
 def _finished(step: Step) -> Line | None:

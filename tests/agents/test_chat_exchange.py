@@ -38,6 +38,7 @@ from tests.jobs.drive import Waiter, ask, at_once, crash, pass_time, session, st
 from tests.support.chats import CHATS, PROBLEM, answered, conversation, end, failed, say
 from tests.support.configs import load, loaded
 from tests.support.people import person
+from tests.support.tasks import step
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -843,6 +844,24 @@ def test_a_reply_shows_the_newest_of_its_steps(it: Conversation) -> None:
     told = [n for n in range(1, shown * 2 + 1) if n % 10 and n % 7]
     assert [int(step["key"]) for step in steps] == told[-stream.MAX_STEPS :]
     assert {step["kind"] for step in steps} == {"tool"}
+
+
+def test_a_step_of_before_is_told_in_the_same_words_as_when_it_happened(it: Conversation) -> None:
+    begun, _ = say(it)
+    made = step(
+        Run.objects.get(pk=begun.run_id),
+        "order_lookup",
+        kind="tool",
+        input={"tool": "order_lookup", "arguments": {"order_id": "A-1005"}},
+        output={"tool": "order_lookup", "ok": True, "content": {"refunds": [{"refund": "7"}]}},
+    )
+    ask(
+        "INSERT INTO jobs_jobevent (job_id, kind, old, new, fence, actor, reason, data)"
+        " SELECT %s, 'step', '', '', 1, '', 'finished', jsonb_build_object('key', %s::text, 'name', 'order_lookup',"
+        " 'kind', 'tool', 'summary', '1 refunds', 'ms', 5, 'final', true)",
+        [begun.run_id, made.key],
+    )
+    assert [step["words"] for step in script.run(exchange.steps_of(begun.run_id))] == ["Looked up order A-1005"]
 
 
 # --- all at once -------------------------------------------------------------------------------------------------
