@@ -16,14 +16,13 @@ from accounts import roles
 from agents.approval_rules import Rule
 from agents.models import Effect
 from agents.runtime.plain import digest, plain
-from approvals.asking import title_of
 from approvals.deciding import plan_of
 from approvals.errors import Undecidable
 from approvals.locking import holder, who_may, why_not
 from approvals.models import Approval, Viewing, Vote
 from approvals.plan_diff import PlanDiff, between
 from approvals.plan_form import PlanForm
-from approvals.plan_words import CallWords, call_of, calls_of, visible
+from approvals.plan_words import CallWords, call_of, visible
 from approvals.quorum import IN_FAVOUR, counts, demands_of, in_words, missing, shortage
 from approvals.reading import MAX_STEPS, Reader, ReadStep, rows_of, steps_of
 from approvals.run_so_far import RunSoFar
@@ -34,6 +33,8 @@ from jobs.states import ENDED
 VERSIONS = 20
 VOTES = 50
 READERS = 20
+#: Names that the field offers to whom it is handed.
+OTHERS = 50
 #: Calls that ran, listed after a decision.
 EFFECTS = 50
 
@@ -113,14 +114,8 @@ class DecisionPage:
 
     @cached_property
     def title(self) -> str:
-        """What it is about: as the agent calls it, else what its calls do."""
-        given, calls = self.approval.title, self.plan["calls"]
-        if self.call is not None:
-            return self.call.title
-        if calls and given == title_of(None, plain(plan_of(self.approval))["calls"]):
-            more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""
-            return f"{calls_of({'calls': calls[:1]})[0].title}{more}"
-        return visible(given)
+        """What it is about, as the inbox calls it; what each of its calls does stands above the step."""
+        return visible(self.approval.title)
 
     @property
     def is_pending(self) -> bool:
@@ -145,7 +140,9 @@ class DecisionPage:
     def rules(self) -> list[str]:
         """Why a person is asked: the rules that want it, in words."""
         words = dict.fromkeys(Rule.from_json(kept).words() for kept in self.approval.rules)
-        return [word for word in words if word != self.approval.reason]
+        # The reason is the rules' own words where the agent gave none, one after the other.
+        said = [f"; {line};" for line in self.approval.reason.splitlines()]
+        return [word for word in words if not any(f"; {word};" in line for line in said)]
 
     @cached_property
     def plan(self) -> Mapping[str, Any]:
@@ -237,6 +234,20 @@ class DecisionPage:
         """Who must agree, in words, where that is more than one person."""
         demands = demands_of(self.approval)
         return in_words(demands) if len(demands) > 1 or demands[0].quorum > 1 else ""
+
+    @cached_property
+    def others(self) -> list[str]:
+        """Names of people to whom it may be handed: some of those who may decide as well."""
+        groups = set(self.approval.groups)
+        named = Q(username__in=self.approval.users)
+        if roles.OPERATOR in groups:
+            groups.add(roles.ADMIN)
+        if roles.ADMIN in groups:
+            named |= Q(is_superuser=True)
+        found = User.objects.filter(named | Q(groups__name__in=groups), is_active=True).exclude(pk=self.user.pk)
+        if self.approval.not_own and self.approval.requested_by_id is not None:
+            found = found.exclude(pk=self.approval.requested_by_id)
+        return list(found.order_by("username").distinct().values_list("username", flat=True)[:OTHERS])
 
     @property
     def completes(self) -> bool:

@@ -68,13 +68,38 @@ def principal(approval: Approval, name: str) -> str:
 
 
 def in_words(demands: Sequence[Demand]) -> str:
-    """Say who must agree: "2 of the group finance, and the group board"."""
-    return ", and ".join(_people(demand) for demand in demands)
+    """Say who must agree: "2 of the group finance, and the group board".
+
+    Where the people of one demand are among those of another, they count for both: "2 of the group reviewer or the
+    group operator, among them 1 of the group reviewer".
+    """
+    # What a demand of fewer people meets by itself need not be said.
+    needed = [one for one in demands if not any(_is_among(other, one, other.quorum) for other in demands)]
+    outer = [one for one in needed if not any(_is_among(one, other) for other in needed)]
+    said: dict[int, str] = {place: _people(one) for place, one in enumerate(outer)}
+    for one in needed:
+        place = next((place for place, other in enumerate(outer) if _is_among(one, other)), None)
+        if place is not None:
+            who = _named(one) if len((*one.groups, *one.users)) == 1 and one.users else f"{one.quorum} of {_named(one)}"
+            said[place] += f", among them {who}"
+    return ("; and " if len(needed) > len(outer) else ", and ").join(said.values())
+
+
+def _is_among(demand: Demand, other: Demand, quorum: int | None = None) -> bool:
+    """Tell whether a demand's people are some of another's, and not all; and no fewer than it demands must agree."""
+    mine, theirs = (
+        {(True, name) for name in one.groups} | {(False, name) for name in one.users} for one in (demand, other)
+    )
+    return mine < theirs and (quorum is None or quorum >= other.quorum)
 
 
 def _people(demand: Demand) -> str:
-    named = " or ".join([*(f"the group {name}" for name in demand.groups), *demand.users]) or "nobody"
+    named = _named(demand)
     return f"{demand.quorum} of {named}" if demand.quorum > 1 else named
+
+
+def _named(demand: Demand) -> str:
+    return " or ".join([*(f"the group {name}" for name in demand.groups), *demand.users]) or "nobody"
 
 
 def counted(approval: Approval) -> list[Vote]:

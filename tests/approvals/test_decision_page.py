@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -114,11 +116,51 @@ def test_it_says_what_happens_at_the_deadline(more: dict[str, Any], words: str) 
     assert words in page(asks(**more))
 
 
-def test_a_request_without_a_name_is_called_after_what_its_calls_do() -> None:
+def test_it_is_called_as_in_the_inbox_and_each_step_after_what_its_tool_does() -> None:
     call = {"tool": "test_pay", "arguments": {"amount_usd": 150}}
-    assert '<h1 id="decision-title" tabindex="-1">Pay somebody and 1 more</h1>' in page(
-        asks(call, call, title="Test pay: $150.00 and 1 more")
+    told = page(asks(call, call, title="Test pay: $150.00 and 1 more"))
+    assert '<h1 id="decision-title" tabindex="-1">Test pay: $150.00 and 1 more</h1>' in told
+    assert '<span class="visually-hidden">Step 2: </span>Pay somebody</h3>' in told
+
+
+def test_each_reason_is_given_once() -> None:
+    rules = [
+        {
+            "name": "a",
+            "tools": ["test_pay"],
+            "conditions": [["amount_usd", ">", 100]],
+            "reason": "A refund over 100 USD",
+        },
+        {"name": "b", "tools": ["test_pay"], "conditions": [["amount_usd", ">", 140]], "reason": "A large refund"},
+    ]
+    told = page(asks(rules=rules, reason="A refund over 100 USD; A large refund\nToo few could when it was asked."))
+    assert (told.count("A refund over 100 USD"), told.count("A large refund")) == (1, 1)
+    assert "The rule:" in page(asks(rules=rules, reason="A large refund", wait_key="2"))
+
+
+def test_who_must_agree_is_no_more_people_than_it_takes() -> None:
+    both = {"groups": ["reviewer", "operator"], "users": [], "quorum": 2}
+    one, two = ({"groups": ["reviewer"], "users": [], "quorum": number} for number in (1, 2))
+    among = "2 of the group reviewer or the group operator, among them 1 of the group reviewer<"
+    assert f"<dd>{among}" in page(asks(demands=[one, both], quorum=2))
+    assert "<dd>2 of the group reviewer<" in page(asks(demands=[two, {**both, "quorum": 1}], quorum=2, wait_key="2"))
+
+
+def offered(told: str) -> list[str]:
+    return re.findall(
+        r'<option value="(\w+)">', told[told.index('<datalist id="to-others">') :].split("</datalist>")[0]
     )
+
+
+def test_it_offers_those_to_whom_it_may_be_handed() -> None:
+    for name, role in (("rolf", roles.REVIEWER), ("olga", roles.OPERATOR), ("ulla", roles.USER)):
+        person(name, role)
+    User.objects.filter(pk=person("gone", roles.REVIEWER).pk).update(is_active=False)
+    asker = person("rosa", roles.REVIEWER)
+    told = page(asks(users=["ulla"], not_own=True, requested_by=asker))
+    assert offered(told) == ["rolf", "ulla"]
+    told = page(asks(groups=["reviewer", "operator"], requested_by=asker, wait_key="2"))
+    assert offered(told) == ["olga", "rolf", "rosa"]
 
 
 def test_a_drafted_text_is_read_as_the_document_that_it_is() -> None:
@@ -217,16 +259,50 @@ def test_the_run_so_far_stands_beside_it_for_a_reviewer_who_sees_no_tasks() -> N
     run = task("waiting", endpoint="pay.v1", input={"order": "A-7", "wish": "Pay Anna"}, run={"steps_done": 9})
     step(run, "look", kind="tool", output={"ok": True, "content": "The order is there."})
     step(run, "draw", kind="value", output=4)
-    step(run, "plan", output={"calls": [{"tool": "test_pay"}]})
+    step(run, "plan", kind="step", output={"calls": [{"tool": "test_pay"}]})
     found = asks(run=run)
     told = page(found)
     assert "The order is there." in told
-    assert "asks for test_pay" in told
+    assert "asks for test pay" in told
     assert "draw" not in told
     assert "7 earlier steps" in told
     assert "Pay Anna" in told
     assert f"/console/tasks/{run.pk}/" not in told
     assert f"/console/tasks/{run.pk}/" in page(found, browser("olga", roles.OPERATOR, roles.REVIEWER))
+
+
+def test_the_run_so_far_is_told_in_words() -> None:
+    run = task("waiting", endpoint="pay.v1")
+    order = {"item": "A standing desk", "left_usd": 240, "refunds": [{"refund": "7", "amount_usd": 80}], "notes": []}
+    step(run, "draft", kind="model", output={"text": "", "calls": [{"tool": "order_lookup"}]})
+    step(
+        run,
+        "order_lookup",
+        kind="tool",
+        input={"tool": "order_lookup", "arguments": {"order_id": "A-1005"}},
+        output={"tool": "order_lookup", "call_id": "1", "ok": True, "error": None, "content": order},
+    )
+    by = {"approval_id": "x", "decision": "approve_with_changes", "by": ["rita"], "comment": "Less."}
+    step(run, "approve calls 2", kind="wait", output=by)
+    step(run, "draft", kind="model", output={"text": "It is paid."})
+    step(run, "verify answer", kind="step", output={"ok": True, "reason": "", "instead": ""})
+    step(run, "answer", kind="compose", output={"text": "It is paid."})
+    told = page(asks(run=run))
+    for words in (
+        "Looked up order A-1005",
+        "<dt>Item</dt><dd>A standing desk</dd>",
+        '<dt>Left</dt><dd class="number">$240.00</dd>',
+        "<dt>Refunds</dt><dd>Refund 7 · Amount $80.00</dd>",
+        "<dt>Notes</dt><dd>None</dd>",
+        "Asked people: approved with changes by rita",
+        '<p class="soft">Less.</p>',
+        "Checked the answer",
+        "<p>Answered</p>",
+    ):
+        assert words in told, words
+    assert told.count("It is paid.") == 1, "not the draft of it as well"
+    for hidden in ("draft", "approve calls", "verify answer", "Thought about it", "{&quot;"):
+        assert hidden not in told, hidden
 
 
 def test_of_a_reply_the_end_of_the_conversation_is_shown() -> None:
