@@ -27,7 +27,7 @@ from approvals.claiming import Claim, Release
 from approvals.inbox import CLAIMS, DECIDED_AMONG, DUE, FOR_YOU, InboxFilter, find
 from approvals.inbox_rows import rows_of
 from approvals.models import Approval
-from approvals.models.approval import groups_of
+from approvals.models.approval import Person, groups_of
 from jobs.actions import MAX_NOTE, note_of
 
 #: Groups that the filter offers.
@@ -38,6 +38,8 @@ GROUPS_UP_TO = 200
 @never_cache
 def inbox(request: HttpRequest) -> HttpResponse:
     """List what waits for the person who looks, all that they may see, or what was decided."""
+    if not _is_region(request) and _decides_on_nothing(request.user):
+        return render(request, "approvals/none_for_you.html", {"section": "approvals"})
     chosen = InboxFilter.read(request.GET)
     cursor = request.GET.get("cursor", "")
     try:
@@ -118,6 +120,11 @@ def _rejected(request: HttpRequest, results: list[Result]) -> HttpResponse:
         "not_done": [result for result in results if result.outcome != "rejected"],
     }
     return render(request, "approvals/inbox_rejected.html", context)
+
+
+def _decides_on_nothing(user: Person) -> bool:
+    """Tell whether somebody has no part in approvals: a plain user whom no request names."""
+    return groups_of(user) <= {roles.USER} and not Approval.objects.visible_to(user).exists()
 
 
 def _is_region(request: HttpRequest) -> bool:

@@ -144,7 +144,7 @@ def test_an_operator_sees_all_that_is_pending_and_what_waits_for_others_says_for
 def test_a_person_sees_nothing_of_what_is_for_others(db: None) -> None:
     approval("secret")
     approval("secret, decided", state="approved")
-    ulla = browser(person("ulla", "user"))
+    ulla = browser(person("ulla", "user", "finance"))
     for tab in inbox.TABS:
         assert shown(ulla, tab=tab) == []
     assert "secret" not in text(ulla, tab="pending")
@@ -450,3 +450,13 @@ def test_a_claim_needs_a_person_who_may(db: None) -> None:
     ulla.post("/approvals/claim/", {"claim": str(one.pk)})
     assert fresh(one).claimed_by is None
     assert "Only the group reviewer may decide" in text(ulla)
+
+
+def test_who_may_decide_on_nothing_is_told_so_without_filters(db: None) -> None:
+    approval()
+    ulla = browser(person("ulla", "user"))
+    assert "Nothing here is yours to decide" in text(ulla)
+    assert "Filter requests" not in ulla.get(URL).content.decode()
+    approval(users=["ulla"], wait_key="2")
+    assert "Nothing here is yours to decide" not in text(ulla)
+    assert "Nothing here is yours to decide" not in text(browser(person("rita", "reviewer")))
