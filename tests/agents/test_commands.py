@@ -109,6 +109,12 @@ def test_explaining_a_call_says_what_becomes_of_it(tmp_path: Path) -> None:
     assert "    because of huge: test_pay with amount_usd > 1000\n" in second
 
 
+def test_explaining_counts_people_whom_two_rules_name_once(tmp_path: Path) -> None:
+    text = PAYING.replace("group: finance, quorum: 2", "group: [reviewer, finance], quorum: 2")
+    out, _ = run("load_agents", write(text, tmp_path), "--explain", call=['test_pay {"file": "a", "amount_usd": 5000}'])
+    assert "waits for 2 of the group reviewer or the group finance, among them 1 of the group reviewer, never" in out
+
+
 @pytest.mark.parametrize("call", ["", "test_pay {", "test_pay [1]", "file_write {}", '{"tool": "test_pay"}'])
 def test_explaining_what_is_no_call_is_refused(tmp_path: Path, call: str) -> None:
     with pytest.raises(CommandError, match=r"A call is a tool|has a tool"):

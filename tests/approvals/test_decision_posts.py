@@ -234,6 +234,7 @@ def test_it_is_handed_to_somebody_by_name(notes: Path) -> None:
     found = asked(notes, 150)
     person("ulla", roles.USER)
     wrong = post(browser(), found, "delegate", to="nobody-like-that", note="Please")
+    assert "It was not handed over</h2>" in told(wrong)
     assert wrong.status_code == 422
     assert "nobody-like-that" in told(wrong).partition('id="to-error"')[2]
     assert 'value="Please"' in told(wrong)
