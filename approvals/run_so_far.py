@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.db.models import TextField
+from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Left
 
 from accounts import roles
@@ -75,6 +76,8 @@ class RunSoFar:
             .annotate(
                 asked=Left(Cast("input", TextField()), OUTPUT),
                 written=Left(Cast("output", TextField()), OUTPUT),
+                text=Left(KeyTextTransform("text", "output"), OUTPUT),
+                went_well=KeyTextTransform("ok", "output"),
             )
             .order_by("-id")[:STEPS]
         )[::-1]
@@ -126,6 +129,8 @@ def _did(step: Any) -> Did | None:
     if kind in (Step.Kind.MODEL, Step.Kind.COMPOSE):
         if isinstance(output, Mapping):
             came_out = _line(output.get("text") or output.get("data") or "")
+        elif step.text is not None:  # all of it is too long to be read
+            came_out = _line(step.text)
         if not came_out:
             return None
         words = "Answered" if kind == Step.Kind.COMPOSE else _name(step)
@@ -138,9 +143,13 @@ def _did(step: Any) -> Did | None:
 
 def _used(step: Any, output: Any) -> Did:
     """Return what a tool did, with what it came back with as rows."""
-    words = visible(step_words.words(step.name, _json(step.asked), output if isinstance(output, Mapping) else {}))
+    if not isinstance(output, Mapping):  # too long to be read: no beginning of it stands for the whole
+        return Did(
+            step.kind, visible(step_words.words(step.name, _json(step.asked), {"ok": step.went_well != "false"}))
+        )
+    words = visible(step_words.words(step.name, _json(step.asked), output))
     content = step_words.result_of(output)
-    if isinstance(output, Mapping) and not output.get("ok", True):
+    if not output.get("ok", True):
         return Did(step.kind, words, _line(output.get("content")))
     if isinstance(content, Mapping) and content:
         return Did(step.kind, words, rows=_rows(content))

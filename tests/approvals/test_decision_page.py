@@ -284,6 +284,8 @@ def test_the_run_so_far_is_told_in_words() -> None:
     )
     by = {"approval_id": "x", "decision": "approve_with_changes", "by": ["rita"], "comment": "Less."}
     step(run, "approve calls 2", kind="wait", output=by)
+    step(run, "web_crawl", kind="tool", output={"ok": False, "content": "x" * 5_000})
+    step(run, "write post", kind="model", output={"text": "A post. " + "y" * 5_000, "data": None})
     step(run, "draft", kind="model", output={"text": "It is paid."})
     step(run, "verify answer", kind="step", output={"ok": True, "reason": "", "instead": ""})
     step(run, "answer", kind="compose", output={"text": "It is paid."})
@@ -296,6 +298,8 @@ def test_the_run_so_far_is_told_in_words() -> None:
         "<dt>Notes</dt><dd>None</dd>",
         "Asked people: approved with changes by rita",
         '<p class="soft">Less.</p>',
+        "Could not read the web page",
+        '<p>Write post</p><p class="soft">A post.',
         "Checked the answer",
         "<p>Answered</p>",
     ):
