@@ -56,6 +56,11 @@ SECRET_KEY = secret_key.find_or_make(
     DATA_DIR,
     may_make=EMBEDDED_DATABASE or EMBEDDED_REDIS or DEBUG,
 )
+SECRET_KEY_FALLBACKS = env.secret(
+    "ASTRA_SECRET_KEY_FALLBACKS",
+    help="Former values of `ASTRA_SECRET_KEY`, with blanks between them: sessions, links and decisions that they "
+    "signed still hold. Keep one for as long as a run that people decided on may go on.",
+).split()
 
 # --- The address -------------------------------------------------------------------------------------------------
 
