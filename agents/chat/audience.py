@@ -199,6 +199,21 @@ class Audience:
         """Ask for what another process may be writing already, for the page that has just been opened here."""
         if self.rooms.get(conversation_id) is not None:
             self._ask(conversation_id)
+            self.spawn(self._tell_if_parked(conversation_id))
+
+    async def _tell_if_parked(self, conversation_id: UUID) -> None:
+        """Say that a reply waits that parked before this process heard of the conversation: nobody writes it any more.
+
+        It may have begun and parked between the loading of a page and this.
+        """
+        try:
+            run_id = await ask(lambda: parking.parked_run(conversation_id))
+        except OUTAGE as error:
+            logger.warning("could not look for a reply that waits: %s", error, extra={"action": "database_outage"})
+            return
+        room = self.rooms.get(conversation_id)
+        if run_id is not None and room is not None and run_id not in room.parked and stream.running(run_id) is None:
+            await self._tell_state(conversation_id, run_id)
 
     def _ask_again(self) -> None:
         for room in self.rooms:

@@ -46,3 +46,13 @@ def no_longer_parked(run_ids: Sequence[UUID]) -> Script[set[UUID]]:
     """Return those of these runs that wait no more."""
     rows = yield "SELECT id FROM jobs_job WHERE id = ANY(%s) AND state = 'waiting'", [list(run_ids)]
     return set(run_ids) - {row["id"] for row in rows}
+
+
+def parked_run(conversation_id: UUID) -> Script[UUID | None]:
+    """Return the run of a conversation's last reply if it waits."""
+    rows = yield (
+        "SELECT last.run_id FROM (SELECT run_id FROM agents_message WHERE conversation_id = %s AND role = 'assistant'"
+        " ORDER BY place DESC LIMIT 1) last JOIN jobs_job j ON j.id = last.run_id AND j.state = 'waiting'",
+        [conversation_id],
+    )
+    return rows[0]["run_id"] if rows else None
