@@ -113,7 +113,7 @@ def decide(request: HttpRequest, approval_id: UUID, payload: DecisionRequest) ->
             raise bad_input(("result",), "only what happened has a result")
         ResolveEffect(actor, payload.decision, payload.comment, payload.result).run(approval_id)  # type: ignore[arg-type]  # it is a finding
     else:
-        if payload.plan_hash is None and approval.kind == Approval.Kind.PLAN:
+        if payload.plan_hash is None and not approval.is_effect:
             raise bad_input(("plan_hash",), "the key plan_hash is missing: it says which plan you looked at")
         if "result" in payload.model_fields_set:
             raise bad_input(("result",), "this goes with the finding happened")

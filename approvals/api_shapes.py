@@ -236,7 +236,7 @@ def whole(approval: Approval, user: Person, effects: Iterable[Effect], now: date
 
 
 def _listed(approval: Approval, user: Person, now: datetime) -> dict[str, Any]:
-    pending = approval.state == Approval.State.PENDING
+    pending = approval.is_pending
     votes = list(approval.votes.all())
     agreed = [vote for vote in votes if counts(approval, vote)] if pending else []
     claimed_by = holder(approval, now)

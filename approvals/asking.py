@@ -125,7 +125,7 @@ def supersede(run_id: UUID, waits: Sequence[WaitFor]) -> Script[None]:
 
 def note_deleted(approval: Approval) -> None:
     """Say in the trail that a request goes with its run: nobody decided on it, and nobody will."""
-    if approval.state == Approval.State.PENDING:
+    if approval.is_pending:
         after = {"run": str(approval.run_id), "reason": "deleted"}
         trail.record(SYSTEM, "approval.supersede", "approval", approval.pk, after=after)
 

@@ -119,10 +119,10 @@ def _is_own_rejection(approval: Approval, actor: Actor) -> bool:
 
 
 def _why_left(row: Row) -> str:
-    if not row.is_pending:
+    if not row.approval.is_pending:
         return decided_words(row.approval)
     if why := why_not(row.approval, row.user):
         return why
-    if row.is_effect:
+    if row.approval.is_effect:
         return "It asks what became of a call. Settle it on its own page."
     return "" if row.may_reject else f"{row.holder} is on it."

@@ -88,7 +88,7 @@ class Decide:
     def _check(self, approval: Approval, comment: str) -> None:
         refuse_others(approval, self._user)
         refuse_decided(approval)
-        if self.decision not in STATES or approval.kind != Approval.Kind.PLAN:
+        if self.decision not in STATES or approval.is_effect:
             raise Undecidable(_OTHER_KIND[Approval.Kind(approval.kind)])
         if self.plan_hash != approval.plan_hash:
             raise PlanChanged(

@@ -118,19 +118,9 @@ class DecisionPage:
         return visible(self.approval.title)
 
     @property
-    def is_pending(self) -> bool:
-        """Whether it is still to be decided."""
-        return self.approval.state == Approval.State.PENDING
-
-    @property
-    def is_effect(self) -> bool:
-        """Whether it asks what became of a call."""
-        return self.approval.kind == Approval.Kind.EFFECT
-
-    @property
     def standing(self) -> Standing:
         """Hue, icon and word of its state."""
-        if self.is_pending:
+        if self.approval.is_pending:
             return "busy", "waiting", "Waits for a decision"
         if self.approval.state == Approval.State.EXPIRED:
             return "warn", "scheduled", "Expired"
@@ -153,7 +143,7 @@ class DecisionPage:
     @cached_property
     def is_altered(self) -> bool:
         """Whether somebody changed the plan in the database."""
-        return not self.is_effect and digest(plain(self.approval.plan)) != self.approval.plan_hash
+        return not self.approval.is_effect and digest(plain(self.approval.plan)) != self.approval.plan_hash
 
     @cached_property
     def steps(self) -> list[ReadStep]:
@@ -196,7 +186,7 @@ class DecisionPage:
     @property
     def may_decide(self) -> bool:
         """Whether this person may decide, now."""
-        return self.is_pending and not self.why_not
+        return self.approval.is_pending and not self.why_not
 
     @property
     def who_may(self) -> str:
@@ -207,14 +197,14 @@ class DecisionPage:
     def votes(self) -> list[Vote]:
         """What was said, oldest first."""
         found = list(self.approval.votes.defer("plan").select_related("user").order_by("id")[:VOTES])
-        if self.is_pending:
+        if self.approval.is_pending:
             roles.learn_groups(vote.user for vote in found if vote.user is not None)
         return found
 
     @property
     def counted(self) -> list[Vote]:
         """The votes for the plan as it stands: while it is pending those that count, as `Decide` counts them."""
-        if self.is_pending:
+        if self.approval.is_pending:
             return [vote for vote in self.votes if counts(self.approval, vote)]
         now = self.approval.plan_hash
         return [vote for vote in self.votes if not vote.void and vote.plan_hash == now and vote.decision in IN_FAVOUR]
@@ -222,7 +212,7 @@ class DecisionPage:
     @cached_property
     def shortage(self) -> str:
         """Why too few people can decide on it, and what helps; nothing if there are enough."""
-        return shortage(self.approval) if self.is_pending else ""
+        return shortage(self.approval) if self.approval.is_pending else ""
 
     @property
     def missing(self) -> int:
@@ -268,7 +258,7 @@ class DecisionPage:
     @property
     def claim(self) -> str:
         """Who is on it: "mine", the name of somebody else, or nothing."""
-        found = holder(self.approval, timezone.now()) if self.is_pending else None
+        found = holder(self.approval, timezone.now()) if self.approval.is_pending else None
         if found is None:
             return ""
         return "mine" if found == self.user else found.get_username()
@@ -311,7 +301,7 @@ class DecisionPage:
     @cached_property
     def reviewers_changes(self) -> PlanDiff | None:
         """What reviewers changed of what the agent asked for."""
-        if self.is_effect or self.approval.asked_plan == self.approval.plan:
+        if self.approval.is_effect or self.approval.asked_plan == self.approval.plan:
             return None
         return between(plain(plan_of(self.approval, as_asked=True)), self.plan)
 
@@ -331,7 +321,7 @@ class DecisionPage:
     @cached_property
     def effects(self) -> list[tuple[Effect, CallWords, Standing, Sequence[Any]]]:
         """What ran because of the decision, in order: the calls of the ledger."""
-        if self.is_pending:
+        if self.approval.is_pending:
             return []
         found = Effect.objects.filter(approval_id=self.approval.pk)
         if self.approval.effect_id is not None:

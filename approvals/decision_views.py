@@ -107,7 +107,7 @@ def _show(request: HttpRequest, page: DecisionPage, *, status: int = 200) -> Htt
 def approval(request: HttpRequest, found: Approval) -> HttpResponse:
     """Show a request: what is asked, why, and what can be said to it. ``edit`` asks for the fields to change it by."""
     page = _page(request, found)
-    if "edit" in request.GET and page.may_decide and not page.is_effect:
+    if "edit" in request.GET and page.may_decide and not page.approval.is_effect:
         page.form = PlanForm.of(page.plan)
     return _show(request, page)
 
@@ -138,11 +138,11 @@ def pulse(request: HttpRequest, found: Approval) -> HttpResponse:
     context = {
         "approval": found,
         "page": page,
-        "is_changed": page.is_pending and request.GET.get("hash") != found.plan_hash,
-        "has_votes": page.is_pending and request.GET.get("votes") != str(len(page.counted)),
-        "is_claimed": page.is_pending and request.GET.get("claim") != page.claim,
+        "is_changed": page.approval.is_pending and request.GET.get("hash") != found.plan_hash,
+        "has_votes": page.approval.is_pending and request.GET.get("votes") != str(len(page.counted)),
+        "is_claimed": page.approval.is_pending and request.GET.get("claim") != page.claim,
         "pulse_url": request.get_full_path(),
-        "decided": "" if page.is_pending else decided_words(found),
+        "decided": "" if page.approval.is_pending else decided_words(found),
     }
     return render(request, "approvals/pulse.html", context)
 
@@ -179,7 +179,7 @@ def changes(request: HttpRequest, found: Approval) -> HttpResponse:
     """Show what a reviewer's changes come to, before they confirm them; ``back`` leads to the fields again."""
     typed = _typed(request.POST)
     page = _page(request, found, typed=typed)
-    if not page.may_decide or page.is_effect or request.POST.get("plan_hash") != found.plan_hash:
+    if not page.may_decide or page.approval.is_effect or request.POST.get("plan_hash") != found.plan_hash:
         return _refused(request, typed, _why_no_change(page))
     page.form = form = PlanForm.of(page.plan)
     calls: list[dict[str, Any]] = []
@@ -252,7 +252,7 @@ def resolve(request: HttpRequest, found: Approval) -> HttpResponse:
 
 def _edit(request: HttpRequest, found: Approval, typed: Typed) -> HttpResponse:
     page = _page(request, found, typed=typed)
-    if not page.may_decide or page.is_effect or request.POST.get("plan_hash") != found.plan_hash:
+    if not page.may_decide or page.approval.is_effect or request.POST.get("plan_hash") != found.plan_hash:
         return _refused(request, typed, _why_no_change(page))
     page.form = PlanForm.of(page.plan)
     return _show(request, page)
@@ -265,7 +265,7 @@ def _why_no_change(page: DecisionPage) -> Problem:
         refuse_decided(page.approval)
     except Problem as problem:
         return problem
-    if page.is_effect:
+    if page.approval.is_effect:
         return Undecidable("This asks what became of a call. There is no plan to change.")
     return PlanChanged("The plan was changed since you looked at it. Read it again, then change it.")
 

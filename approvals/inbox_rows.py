@@ -35,24 +35,14 @@ class Row:
     now: datetime
 
     @property
-    def is_effect(self) -> bool:
-        """Whether it asks what became of a call."""
-        return self.approval.kind == Approval.Kind.EFFECT
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether nobody has decided."""
-        return self.approval.state == Approval.State.PENDING
-
-    @property
     def may_decide(self) -> bool:
         """Whether the person may decide on it."""
-        return self.is_pending and not why_not(self.approval, self.user)
+        return self.approval.is_pending and not why_not(self.approval, self.user)
 
     @property
     def may_reject(self) -> bool:
         """Whether the person may reject it together with others: of an effect nobody can."""
-        return self.may_decide and not self.is_effect and self.holder in ("", self.user.get_username())
+        return self.may_decide and not self.approval.is_effect and self.holder in ("", self.user.get_username())
 
     @property
     def holder(self) -> str:

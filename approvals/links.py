@@ -62,8 +62,8 @@ def allowed(approval: Approval) -> bool:
     """Tell whether the request can be decided on by a link at all."""
     return (
         approval.links
-        and approval.kind == Approval.Kind.PLAN
-        and approval.state == Approval.State.PENDING
+        and not approval.is_effect
+        and approval.is_pending
         and not approval.flagged
         and len(approval.plan["calls"]) <= MAX_CALLS
         and approval.deadline is not None
@@ -126,7 +126,7 @@ def _refuse(held: Held) -> None:
         raise LinkRefused("The account that this link was made for is no longer active.", 403)
     if held.row.used_at is not None:
         raise _used(held)
-    if approval.state != Approval.State.PENDING:
+    if not approval.is_pending:
         raise LinkRefused(decided_words(approval), AlreadyDecided.status, approval.pk)
     if held.row.expires_at <= timezone.now():
         raise LinkRefused("This link has expired.", 410, approval.pk)

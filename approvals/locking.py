@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -37,7 +38,7 @@ def refuse_decided(approval: Approval) -> None:
     Raises:
         AlreadyDecided: and by whom.
     """
-    if approval.state != Approval.State.PENDING:
+    if not approval.is_pending:
         raise AlreadyDecided(
             decided_words(approval), state=approval.state, decision=approval.decision, by=approval.decided_by
         )
@@ -109,5 +110,9 @@ def refuse_claimed(approval: Approval, user: User) -> None:
 
 def who_may(approval: Approval) -> str:
     """Name the groups and people that may decide."""
-    named = [*(f"the group {name}" for name in approval.groups), *approval.users]
-    return " or ".join(named) or "nobody"
+    return named(approval.groups, approval.users)
+
+
+def named(groups: Sequence[str], users: Sequence[str]) -> str:
+    """Name groups and people of whom anyone may: "the group finance or bea"."""
+    return " or ".join([*(f"the group {name}" for name in groups), *users]) or "nobody"

@@ -163,7 +163,7 @@ def _facts(notice: Notice) -> list[tuple[str, str]]:
         found.append(("Why you", safe(approval.reason, MAX_REASON)))
     if approval.deadline is not None:
         found.append(("Decide by", f"{moment(approval.deadline)} ({due(approval)}); else {what_then(approval)}"))
-    elif approval.kind == Approval.Kind.EFFECT:
+    elif approval.is_effect:
         found.append(("Decide by", "no deadline: it waits until somebody says what became of it"))
     found.append(("Read and decide", address("approval", approval.pk)))
     if notice.link:

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 
-from approvals.locking import why_not
+from approvals.locking import named, why_not
 from approvals.models import Approval, Vote
 from approvals.models.approval import Person, groups_of
 from approvals.terms import Demand, everybody, together
@@ -80,7 +80,11 @@ def in_words(demands: Sequence[Demand]) -> str:
     for one in needed:
         place = next((place for place, other in enumerate(outer) if _is_among(one, other)), None)
         if place is not None:
-            who = _named(one) if len((*one.groups, *one.users)) == 1 and one.users else f"{one.quorum} of {_named(one)}"
+            who = (
+                named(one.groups, one.users)
+                if len((*one.groups, *one.users)) == 1 and one.users
+                else f"{one.quorum} of {named(one.groups, one.users)}"
+            )
             said[place] += f", among them {who}"
     return ("; and " if len(needed) > len(outer) else ", and ").join(said.values())
 
@@ -94,12 +98,8 @@ def _is_among(demand: Demand, other: Demand, quorum: int | None = None) -> bool:
 
 
 def _people(demand: Demand) -> str:
-    named = _named(demand)
-    return f"{demand.quorum} of {named}" if demand.quorum > 1 else named
-
-
-def _named(demand: Demand) -> str:
-    return " or ".join([*(f"the group {name}" for name in demand.groups), *demand.users]) or "nobody"
+    people = named(demand.groups, demand.users)
+    return f"{demand.quorum} of {people}" if demand.quorum > 1 else people
 
 
 def counted(approval: Approval) -> list[Vote]:

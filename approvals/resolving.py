@@ -66,7 +66,7 @@ class ResolveEffect:
         approval = locked(approval_id)
         refuse_others(approval, user)
         refuse_decided(approval)
-        if approval.kind != Approval.Kind.EFFECT or approval.effect_id is None:
+        if not approval.is_effect or approval.effect_id is None:
             raise Undecidable("This asks for a decision on a plan. Approve it, request changes, or reject it.")
         if not comment:
             raise Undecidable("Say how you know: whoever looks at this run later reads it.")

@@ -16,6 +16,7 @@ from django.db import connection
 from agents import registry
 from agents.approval_rules import Rule
 from approvals import quorum
+from approvals.locking import named
 from astra_site import health, reach, schema
 from jobs import lane_samples, lanes, queries, script
 from jobs.models import Hold
@@ -195,7 +196,7 @@ def check_approvals() -> Iterator[Finding]:
             found = script.run(quorum.able(groups, users, limit=wants, not_own=False, requested_by=None))
             if (groups or users) and found < wants:
                 short = True
-                who = " or ".join([*(f"the group {name}" for name in groups), *users])
+                who = named(groups, users)
                 sentence = f"Rule {rule.name} of approvals wants {wants} of {who}, and {found or 'nobody'} can decide."
                 yield Finding("approvals", f"{sentence} Add people in Django admin.", is_fault=True)
     if rules and not short:

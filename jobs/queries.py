@@ -15,7 +15,7 @@ from django.db import connection
 from django.db.models import Count, Exists, F, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce, Now
 
-from jobs.models import BulkOperation, Hold, Job, Wait, Worker
+from jobs.models import BulkOperation, Hold, Job, Worker
 from jobs.states import State
 
 COUNT_UP_TO = 10_000
@@ -225,11 +225,3 @@ def idle_operations(limit: int) -> list[BulkOperation]:
     at_work = open_ones.filter(Q(taken_until__gt=Now()) | Q(worked_at__gt=Now() - IDLE))
     idle = open_ones.annotate(last=Coalesce("worked_at", "created_at")).filter(~Exists(at_work), last__lt=Now() - IDLE)
     return list(idle.order_by("last")[:limit])
-
-
-def waits_for_people() -> QuerySet[Wait]:
-    """Return the decisions that people have yet to make, the oldest first.
-
-    A task that was cancelled while it waited keeps its open waits, for a redrive; nobody is to decide on them.
-    """
-    return Wait.objects.filter(kind=Wait.Kind.PERSON, resolved_at=None, job__state=State.WAITING).order_by("created_at")

@@ -191,6 +191,16 @@ class Approval(models.Model):
     def __str__(self) -> str:
         return f"{self.title} ({self.state})"
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether nobody has decided."""
+        return self.state == self.State.PENDING
+
+    @property
+    def is_effect(self) -> bool:
+        """Whether it asks what became of a call."""
+        return self.kind == self.Kind.EFFECT
+
 
 class Vote(models.Model):
     """What one person said about one version of a plan. The quorum counts those of the hash that is decided on."""
