@@ -53,17 +53,13 @@ def record(
 ) -> None:
     """Append one entry in the caller's transaction, so that the deed and its record stand or fall together."""
     AuditEntry.objects.create(
-        actor_id=actor.user_id,
-        actor_name=actor.name[:NAME_LENGTH],
-        token_id=actor.token_id,
+        **_of(actor),
         action=action,
         target_type=target_type,
         target_id=str(target_id),
         note=note,
         before=before,
         after=after,
-        address=actor.address,
-        request_id=actor.request_id,
     )
 
 
@@ -78,20 +74,28 @@ def statement(
     after: dict[str, Any] | None = None,
 ) -> tuple[str, list[Any]]:
     """Return what `record` does as SQL and its parameters, for a transaction that is not Django's."""
+    values = {
+        **_of(actor),
+        "action": action,
+        "target_type": target_type,
+        "target_id": str(target_id),
+        "note": note,
+        "before": Jsonb(before) if before is not None else None,
+        "after": Jsonb(after) if after is not None else None,
+    }
+    places = ", ".join(["%s"] * len(values))
     return (
-        "INSERT INTO audit_auditentry (at, actor_id, actor_name, token_id, action, target_type, target_id, note,"
-        " before, after, address, request_id) VALUES (clock_timestamp(), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [
-            actor.user_id,
-            actor.name[:NAME_LENGTH],
-            actor.token_id,
-            action,
-            target_type,
-            str(target_id),
-            note,
-            Jsonb(before) if before is not None else None,
-            Jsonb(after) if after is not None else None,
-            actor.address,
-            actor.request_id,
-        ],
+        f"INSERT INTO audit_auditentry (at, {', '.join(values)}) VALUES (clock_timestamp(), {places})",
+        list(values.values()),
     )
+
+
+def _of(actor: Actor) -> dict[str, Any]:
+    """Return what an entry says of who acted."""
+    return {
+        "actor_id": actor.user_id,
+        "actor_name": actor.name[:NAME_LENGTH],
+        "token_id": actor.token_id,
+        "address": actor.address,
+        "request_id": actor.request_id,
+    }
