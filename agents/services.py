@@ -39,7 +39,9 @@ def toolbox(overrides: Mapping[str, Mapping[str, Any]]) -> LocalToolBox:
 
 @functools.lru_cache(maxsize=2)
 def _toolbox(overrides: str) -> LocalToolBox:
-    return LocalToolBox(catalog.load(), overrides=json.loads(overrides))
+    catalog.load()
+    # Not those that are registered now: a later load may name a module that brings its own.
+    return LocalToolBox(overrides=json.loads(overrides))
 
 
 def check_output(definition: Mapping[str, Any], output: Any) -> dict[str, Any] | None:
